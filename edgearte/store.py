@@ -1,0 +1,232 @@
+"""Results by content: rows in SQLite, trees as folders. Running a recipe again *is* resuming it.
+
+A stage is a function of its inputs and options. Its key is the hash of stage, version of the stage, inputs and the options
+that change the result; devices and worker counts are not in it. Work is cut into chunks before it starts, and a chunk is the
+unit of computing and of committing: in floating point a row depends on its batch, so resuming computes the same chunks,
+and so the same bytes. A killed build loses at most the chunk in flight.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from edgearte.errors import UserError
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS chunks (
+    key TEXT PRIMARY KEY, stage TEXT NOT NULL, version INTEGER NOT NULL, options TEXT NOT NULL,
+    rows INTEGER NOT NULL, seconds REAL NOT NULL, finished REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS rows (
+    chunk TEXT NOT NULL, position INTEGER NOT NULL, item TEXT NOT NULL, value TEXT NOT NULL,
+    PRIMARY KEY (chunk, position)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS trees (
+    key TEXT PRIMARY KEY, stage TEXT NOT NULL, version INTEGER NOT NULL, options TEXT NOT NULL,
+    seconds REAL NOT NULL, finished REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS attempts (key TEXT NOT NULL, stage TEXT NOT NULL, pid INTEGER NOT NULL, started REAL NOT NULL);
+"""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One use of the store: a stage's label, how many results it gave, how many were there before, the seconds they took."""
+
+    stage: str
+    rows: int
+    cached: int
+    seconds: float
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys: the text that is hashed. Dataclasses and paths are written as plain values."""
+
+    def plain(v: Any) -> Any:
+        if is_dataclass(v) and not isinstance(v, type):
+            return asdict(v)
+        if isinstance(v, Path):
+            return str(v)
+        raise TypeError(f"{type(v).__name__} cannot be part of a store key")
+
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=plain)
+
+
+def digest(*parts: Any) -> str:
+    """sha256 over the canonical JSON of the parts, as hex."""
+    return hashlib.sha256(canonical(list(parts)).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def seed_of(*parts: Any) -> int:
+    """A 63-bit seed keyed by content, so that a row's random numbers depend on nothing but the row."""
+    return int(digest(*parts)[:16], 16) >> 1
+
+
+class Store:
+    """A folder with `store.sqlite` and `trees/`. One process writes at a time; a second one waits for the database."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.ledger: list[Entry] = []
+        try:
+            (root / "trees").mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(root / "store.sqlite", timeout=60, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.executescript(SCHEMA)
+        except (OSError, sqlite3.OperationalError) as error:
+            raise UserError(f"{root}: the store cannot be written here: {error}") from error
+        except sqlite3.DatabaseError as error:
+            raise UserError(f"{root / 'store.sqlite'}: not a store ({error}); move it away and run again") from error
+        self._sweep()
+
+    def close(self) -> None:
+        self._db.close()
+
+    def rows(
+        self,
+        stage: str,
+        version: int,
+        options: Any,
+        items: Sequence[Any],
+        compute: Callable[[list[Any]], Sequence[Any]],
+        *,
+        chunk: int,
+        label: str = "",
+    ) -> list[Any]:
+        """One JSON value per item, computed chunk by chunk where the store has none.
+
+        `compute` gets the items of one chunk and returns as many values, in order. Items and values are anything JSON can
+        hold. `chunk` is the stage's own constant: changing it changes what is computed together, and so the results.
+        """
+        plain = json.loads(canonical(list(items)))
+        chunks = [plain[i : i + chunk] for i in range(0, len(plain), chunk)]
+        keys = [digest("rows", stage, version, options, c) for c in chunks]
+        found: dict[str, list[Any]] = {}
+        seconds = 0.0
+        for key in keys:
+            row = self._db.execute("SELECT seconds FROM chunks WHERE key = ?", (key,)).fetchone()
+            if row is not None and key not in found:
+                seconds += row[0]
+                values = self._db.execute("SELECT value FROM rows WHERE chunk = ? ORDER BY position", (key,))
+                found[key] = [json.loads(v) for (v,) in values]
+        cached = sum(len(found[k]) for k in keys if k in found)
+        todo = [(k, c) for k, c in zip(keys, chunks, strict=True) if k not in found]
+        with progress(len(plain), cached, label or stage, quiet=not todo) as bar:
+            for key, part in todo:
+                if key in found:
+                    continue
+                start = time.monotonic()
+                self._attempt(key, stage)
+                values = json.loads(canonical(list(compute(part))))
+                if len(values) != len(part):
+                    raise RuntimeError(f"{stage}: {len(values)} values for {len(part)} items")
+                took = time.monotonic() - start
+                self._commit(key, stage, version, options, part, values, took)
+                found[key] = values
+                seconds += took
+                bar.update(len(part))
+        self.ledger.append(Entry(label or stage, len(plain), cached, seconds))
+        return [value for key in keys for value in found[key]]
+
+    def value(
+        self, stage: str, version: int, options: Any, compute: Callable[[], Any], *, label: str = ""
+    ) -> Any:
+        """A single JSON value."""
+        return self.rows(stage, version, options, [None], lambda _: [compute()], chunk=1, label=label)[0]
+
+    def tree(
+        self, stage: str, version: int, options: Any, build: Callable[[Path], None], *, label: str = ""
+    ) -> Path:
+        """A folder of files, written beside its place and renamed into it when complete."""
+        key = digest("tree", stage, version, options)
+        path = self.root / "trees" / key
+        if path.is_dir():  # the rename is the commit; the row beside it only remembers what it cost
+            done = self._db.execute("SELECT seconds FROM trees WHERE key = ?", (key,)).fetchone()
+            self.ledger.append(Entry(label or stage, 1, 1, done[0] if done else 0.0))
+            return path
+        start = time.monotonic()
+        self._attempt(key, stage)
+        partial = self.root / "trees" / f".{key}.{os.getpid()}"
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            partial.mkdir()
+            build(partial)
+            partial.rename(path)
+        except OSError as error:
+            raise self._disk(error) from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        took = time.monotonic() - start
+        self._write("INSERT OR REPLACE INTO trees VALUES (?,?,?,?,?,?)",
+                    [(key, stage, version, canonical(options), took, time.time())])  # fmt: skip
+        self.ledger.append(Entry(label or stage, 1, 0, took))
+        return path
+
+    def _attempt(self, key: str, stage: str) -> None:
+        self._write("INSERT INTO attempts VALUES (?,?,?,?)", [(key, stage, os.getpid(), time.time())])
+
+    def _commit(
+        self, key: str, stage: str, version: int, options: Any, items: list[Any], values: list[Any], seconds: float
+    ) -> None:
+        rows = [(key, i, canonical(a), canonical(b)) for i, (a, b) in enumerate(zip(items, values, strict=True))]
+        try:
+            with self._db:
+                self._db.execute("BEGIN IMMEDIATE")
+                self._db.executemany("INSERT OR REPLACE INTO rows VALUES (?,?,?,?)", rows)
+                self._db.execute("INSERT OR REPLACE INTO chunks VALUES (?,?,?,?,?,?,?)",
+                                 (key, stage, version, canonical(options), len(rows), seconds, time.time()))  # fmt: skip
+        except sqlite3.OperationalError as error:
+            raise self._disk(error) from error
+
+    def _write(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
+        try:
+            self._db.executemany(statement, rows)
+        except sqlite3.OperationalError as error:
+            raise self._disk(error) from error
+
+    def _disk(self, error: Exception) -> Exception:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+        if full or isinstance(error, sqlite3.OperationalError):
+            return UserError(
+                f"{self.root}: the store could not be written: {error}. What was finished is kept; "
+                "free some space (or make it writable) and run the same command again."
+            )
+        return error
+
+    def _sweep(self) -> None:
+        """Remove half-written trees of processes that are gone."""
+        for path in (self.root / "trees").glob(".*.*"):
+            pid = path.name.rpartition(".")[2]
+            if pid.isdigit() and not _alive(int(pid)):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def progress(total: int, done: int, label: str, *, quiet: bool = False) -> tqdm[Any]:
+    """A bar with rate and time left on standard error; silent where nothing is to be done or nobody looks."""
+    return tqdm(
+        total=total, initial=done, desc=label, unit="row", dynamic_ncols=True, leave=True,
+        disable=quiet or None if sys.stderr.isatty() else quiet, mininterval=0.1 if sys.stderr.isatty() else 30,
+    )  # fmt: skip
