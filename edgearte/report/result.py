@@ -1,0 +1,310 @@
+"""`result.json`: every number and text of the report, in one schema.
+
+The report is made from this file alone: a build fills a `Result` and writes it, `edgearte report RUN` reads it back.
+Sections a command did not run (an export alone has no drafts) are `None` or empty, and the report leaves them out.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from edgearte.errors import Problem, UserError
+from edgearte.records import Accuracy, Artifact, Measurement
+
+SCHEMA = 1
+_SHOWN_PROBLEMS = 8
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """The task in words, and how many seeds and evaluation questions it has."""
+
+    name: str
+    description: str
+    answer_format: str
+    seeds: int
+    evaluation: int
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A model as the recipe names it (`source`: hub id, folder, file, package, endpoint) and its weights by content."""
+
+    name: str
+    source: str
+    identity: str
+    licence: str = ""  # as the model's own metadata says; empty when it does not
+    parameters: int = 0
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """What one stage cost: rows asked for, rows found in the store, seconds of computing (earlier runs' included)."""
+
+    label: str
+    rows: int
+    cached: int
+    seconds: float
+    teacher_tokens: int = 0
+    student_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class RationaleSample:
+    """One rationale. `score` is the share of preference questions the student answered rightly after reading it,
+    `extracted` the share it answered at all; `None` where it was not scored."""
+
+    strategy: str
+    text: str
+    answer: str
+    score: float | None = None
+    extracted: float | None = None
+
+
+@dataclass(frozen=True)
+class DraftSample:
+    """A drafted question with its rationales; `score` is the mean of theirs."""
+
+    id: str
+    input: str
+    target: str
+    rationales: tuple[RationaleSample, ...] = ()
+    score: float | None = None
+
+
+@dataclass(frozen=True)
+class Drafts:
+    """The unaligned teacher's questions: how many were asked for and kept, and why the others were dropped."""
+
+    asked: int
+    kept: int
+    dropped: dict[str, int] = field(default_factory=dict)  # reason -> number
+    samples: tuple[DraftSample, ...] = ()
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """The student's scores: one entry of `scores` and of `extracted` per rationale. `degenerate` when they cannot tell
+    good from bad, and `reason` then says why."""
+
+    questions: int  # in the preference set
+    drafts: int
+    rationales: int
+    scores: tuple[float, ...] = ()
+    extracted: tuple[float, ...] = ()
+    degenerate: bool = False
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class AlignmentStep:
+    """One logged step of DPO: loss, reward margin (chosen less rejected), share of pairs ranked rightly."""
+
+    step: int
+    loss: float
+    margin: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class PairSample:
+    """One preference pair; `kind` is `question` or `rationale`."""
+
+    kind: str
+    prompt: str
+    chosen: str
+    rejected: str
+    chosen_score: float
+    rejected_score: float
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """DPO of the teacher; `skipped` says why there was none, and is empty when there was."""
+
+    skipped: str = ""
+    question_pairs: int = 0
+    rationale_pairs: int = 0
+    curve: tuple[AlignmentStep, ...] = ()
+    samples: tuple[PairSample, ...] = ()
+
+
+@dataclass(frozen=True)
+class Tailored:
+    """What one arm's teacher wrote for the student to learn from."""
+
+    kept: int
+    dropped: dict[str, int] = field(default_factory=dict)  # reason -> number
+    samples: tuple[DraftSample, ...] = ()
+
+
+@dataclass(frozen=True)
+class LossStep:
+    """One logged step of training."""
+
+    step: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class Training:
+    """One arm's SFT: examples, optimizer steps, tokens seen, seconds."""
+
+    examples: int
+    steps: int
+    tokens: int
+    seconds: float
+    curve: tuple[LossStep, ...] = ()
+
+
+@dataclass(frozen=True)
+class AccuracyRow:
+    """Accuracy of one model. `where` is `checkpoint` or the export preset it was asked through."""
+
+    model: str
+    where: str
+    shots: int
+    accuracy: Accuracy
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models on the same questions: `difference` is the accuracy of `a` less that of `b`, `p_value` that of the
+    exact McNemar test."""
+
+    a: str
+    b: str
+    difference: float
+    p_value: float
+    both: int
+    only_a: int
+    only_b: int
+    neither: int
+
+
+@dataclass(frozen=True)
+class AnswerOutput:
+    """What one model wrote, the answer found in it (`None`: none found) and whether that is right."""
+
+    text: str
+    correct: bool
+    extracted: str | None = None
+
+
+@dataclass(frozen=True)
+class AnswerSample:
+    """One evaluation question as every model answered it (`outputs`: model label -> output)."""
+
+    question: str
+    target: str
+    outputs: dict[str, AnswerOutput] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ArtifactResult:
+    """An artifact with what was measured of it; `None` where it failed a gate or was not measured."""
+
+    artifact: Artifact
+    measurement: Measurement | None = None
+    accuracy: Accuracy | None = None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The artifact chosen to be embedded (`preset`, empty when none could be), why, and how it came to that."""
+
+    preset: str
+    reason: str
+    story: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LineageStep:
+    """One link from the bundle back to the seeds: what it is, its hash, what it was made from (other links' `what`)."""
+
+    what: str
+    id: str
+    made_from: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Result:
+    """A whole build. Labels of models (arms) are the same in `training`, `tailored`, `accuracy`, `comparisons` and
+    `answers`; a label without training is an untaught model."""
+
+    name: str
+    edgearte: str  # version
+    task: TaskInfo
+    schema: int = SCHEMA
+    notes: tuple[str, ...] = ()  # said at the top of the report, each a plain sentence
+    bundle: str = ""  # where the bundle lies, as the user should be told
+    recipe: dict[str, Any] = field(default_factory=dict)
+    machine: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    models: dict[str, ModelInfo] = field(default_factory=dict)  # role -> model
+    stages: tuple[StageCost, ...] = ()
+    drafts: Drafts | None = None
+    preferences: Preferences | None = None
+    alignment: Alignment | None = None
+    tailored: dict[str, Tailored] = field(default_factory=dict)  # arm -> set
+    training: dict[str, Training] = field(default_factory=dict)  # arm -> run
+    accuracy: tuple[AccuracyRow, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
+    answers: tuple[AnswerSample, ...] = ()
+    artifacts: tuple[ArtifactResult, ...] = ()
+    decision: Decision | None = None
+    lineage: tuple[LineageStep, ...] = ()
+
+
+def to_json(result: Result) -> str:
+    """The text of result.json. Numbers JSON has no word for are written as the strings "NaN", "Infinity" and
+    "-Infinity" (and stay strings in free-form dictionaries); half surrogates, which UTF-8 cannot hold, become U+FFFD."""
+    return json.dumps(_plain(asdict(result)), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+
+
+def from_json(text: str, where: str = "result.json") -> Result:
+    """The result in a text. `UserError` (placed at `where`) when it is broken, foreign, or from a newer edgearte."""
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        data = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise UserError(Problem(f"not valid JSON ({error}); run the build again to write it anew", where)) from error
+    if not isinstance(data, dict) or not isinstance(data.get("schema"), int) or "edgearte" not in data:
+        raise UserError(Problem("not a result of an edgearte build; name a run's folder or its result.json", where))
+    if data["schema"] != SCHEMA:
+        raise UserError(
+            Problem(
+                f"written in schema {data['schema']} by edgearte {data['edgearte']}, and this edgearte reads {SCHEMA}; "
+                "run the build again with this version, or report with that one",
+                where,
+            )
+        )
+    try:
+        return TypeAdapter(Result).validate_python(data)
+    except ValidationError as error:
+        found = [
+            Problem(f"{'.'.join(map(str, e['loc']))}: {e['msg']}", where) for e in error.errors(include_url=False)
+        ]
+        more = [Problem(f"and {len(found) - _SHOWN_PROBLEMS} more", where)] if len(found) > _SHOWN_PROBLEMS else []
+        last = Problem("the file was changed or cut short; run the build again to write it anew", where)
+        raise UserError([*found[:_SHOWN_PROBLEMS], *more, last]) from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, str):
+        return _SURROGATES.sub("\ufffd", value)
+    if isinstance(value, dict):
+        return {_plain(str(k)): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if value is None or isinstance(value, int | float):
+        return value
+    return str(value)  # a Path in the recipe, a version object
