@@ -17,6 +17,69 @@ class Question:
 
 
 @dataclass(frozen=True)
+class Rationale:
+    """Reasoning that ends in an answer. `answer` is None where none could be extracted."""
+
+    strategy: str
+    text: str
+    answer: str | None
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A question by the teacher with its rationales. `source` names the prompt it came from, so that a bundle can be walked
+    back to the seeds."""
+
+    id: str
+    input: str
+    target: str
+    source: str
+    seeds: tuple[str, ...]
+    rationales: tuple[Rationale, ...] = ()
+
+
+@dataclass(frozen=True)
+class Preference:
+    """The student's score of one rationale: of `n` preference questions answered with it as the example, how many right (s_r
+    is `correct / n`) and how many with an answer at all."""
+
+    draft: str
+    strategy: str
+    n: int
+    correct: int
+    extracted: int
+
+    @property
+    def score(self) -> float:
+        return self.correct / self.n
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A preference pair for DPO, as plain text: exactly what the teacher reads and writes."""
+
+    kind: str  # question | rationale
+    prompt: str
+    chosen: str
+    rejected: str
+    chosen_score: float
+    rejected_score: float
+    chosen_from: str
+    rejected_from: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """One example the student is trained on: a question and the completion wanted of it."""
+
+    id: str
+    input: str
+    completion: str
+    target: str
+    source: str
+
+
+@dataclass(frozen=True)
 class Gate:
     """One proof that an artifact is still the checkpoint: what was checked, whether it held, and the evidence."""
 

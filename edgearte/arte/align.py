@@ -1,0 +1,72 @@
+"""Preference pairs for the teacher's DPO (paper 3)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from edgearte.arte import prompts
+from edgearte.arte.draft import Settings, question_prompt, rationale_prompt
+from edgearte.arte.prefer import question_scores, rationale_scores
+from edgearte.lm.base import LM
+from edgearte.records import Draft, Pair, Preference
+from edgearte.store import seed_of
+from edgearte.task import Task
+
+
+def question_pairs(
+    teacher: LM, task: Task, settings: Settings, drafts: Sequence[Draft], preferences: Sequence[Preference], count: int
+) -> list[Pair]:
+    """Up to `count` pairs of a question from the top quarter by s_q against one from the bottom quarter, drawn at random.
+
+    The prompt is the drafting prompt of the chosen question, with the seeds it was drafted from. Pairs without a gap in the
+    scores teach nothing and are left out; for a closed set of answers both questions of a pair ask for the same one, since the
+    prompt of a continuation names it.
+    """
+    scores = question_scores(preferences)
+    ranked = sorted((d for d in drafts if d.id in scores), key=lambda d: (-scores[d.id], d.id))
+    quarter = max(1, len(ranked) // 4)
+    same_target = settings.style == "continuation" and bool(task.answer.choices)
+    possible = [
+        (top, bottom)
+        for top in ranked[:quarter]
+        for bottom in ranked[-quarter:]
+        if scores[top.id] > scores[bottom.id] and (not same_target or top.target == bottom.target)
+    ]
+    random.Random(seed_of(settings.seed, "question pairs")).shuffle(possible)
+    pairs = []
+    for top, bottom in possible[:count]:
+        prompt = question_prompt(teacher, task, settings, top.seeds)
+        pairs.append(Pair("question", prompt, _written(task, settings, top, prompt), _written(task, settings, bottom, prompt),
+                          scores[top.id], scores[bottom.id], top.id, bottom.id))  # fmt: skip
+    return pairs
+
+
+def rationale_pairs(
+    teacher: LM, task: Task, settings: Settings, drafts: Sequence[Draft], preferences: Sequence[Preference], count: int
+) -> list[Pair]:
+    """The best against the worst rationale of the same question by s_r, on the *naive* prompt; the widest gaps first."""
+    scores = rationale_scores(preferences)
+    pairs = []
+    for draft in drafts:
+        scored = [r for r in draft.rationales if (draft.id, r.strategy) in scores]
+        if len(scored) < 2:
+            continue
+        best = max(scored, key=lambda r: scores[draft.id, r.strategy])
+        worst = min(scored, key=lambda r: scores[draft.id, r.strategy])
+        high, low = scores[draft.id, best.strategy], scores[draft.id, worst.strategy]
+        if high > low and best.text != worst.text:
+            prompt = rationale_prompt(teacher, task, settings, draft.input, prompts.NAIVE)
+            lead = " " if settings.style == "continuation" else ""
+            pairs.append(Pair("rationale", prompt, lead + best.text, lead + worst.text, high, low,
+                              f"{draft.id}/{best.strategy}", f"{draft.id}/{worst.strategy}"))  # fmt: skip
+    return sorted(pairs, key=lambda p: (p.rejected_score - p.chosen_score, p.chosen_from))[:count]
+
+
+def _written(task: Task, settings: Settings, draft: Draft, prompt: str) -> str:
+    """What the teacher would have to write after the prompt to ask this one question."""
+    given = settings.style == "continuation" and bool(task.answer.choices)
+    number = len(draft.seeds) + 1
+    whole = prompts.question_text(number, draft.input, draft.target, given=given)
+    opening = f"<Question_{number}>\n" + ("<target>" if given else "<input>")
+    return whole.removeprefix(opening)

@@ -1,0 +1,199 @@
+"""Drafting: the teacher writes questions (paper 1a) and rationales for them (paper 1b).
+
+The same two functions draft for alignment and write the tailored set: what differs is the teacher and the prompt.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from edgearte.answers import extract
+from edgearte.arte import prompts
+from edgearte.arte.verify import Verifier
+from edgearte.lm.base import LM, Completion, Prompt, Sampling
+from edgearte.records import Draft, Question, Rationale
+from edgearte.store import Store, digest, seed_of
+from edgearte.task import Task
+
+VERSION = 1
+PROMPTS = 16  # prompts of a chunk
+RATIONALES = 32  # rationales of a chunk
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a teacher is asked; `recipe.Draft` in the stage's own terms."""
+
+    style: str
+    shots: int
+    per_prompt: int
+    temperature: float
+    top_p: float
+    question_tokens: int
+    rationale_tokens: int
+    near_copy: float
+    vote: float
+    attempts: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Drafted:
+    """Drafts in the order they were written, how many questions the teacher was asked for, and why others were dropped."""
+
+    drafts: tuple[Draft, ...]
+    asked: int
+    dropped: Mapping[str, int]
+    teacher_tokens: int
+
+
+def draft_questions(
+    teacher: LM, task: Task, settings: Settings, count: int, store: Store, *, purpose: str
+) -> Drafted:
+    """`count` verified questions, or as many as `settings.attempts` rounds of prompts bring.
+
+    `purpose` keys the random choices, so that the unaligned and the aligned teacher see the same seeds when they write for the
+    same purpose.
+    """
+    verifier = Verifier(task, settings.near_copy)
+    kept: list[Draft] = []
+    tokens = asked = 0
+    wave = max(1, -(-count // settings.per_prompt))
+    for attempt in range(settings.attempts):
+        items = [_ask(task, settings, purpose, attempt * wave + i) for i in range(wave)]
+        outputs = store.rows(
+            "draft questions", VERSION, _options(teacher, task, settings), items,
+            lambda part: _questions(teacher, task, settings, part), chunk=PROMPTS, label=f"{purpose}: questions",
+        )  # fmt: skip
+        tokens += sum(o["tokens"] for o in outputs)
+        asked += wave * settings.per_prompt
+        for item, output in zip(items, outputs, strict=True):
+            missing = settings.per_prompt - len(output["questions"])
+            verifier.dropped["not in the form asked for"] += max(missing, 0)
+            for text, target in output["questions"]:
+                if verifier.accepts(text, target):
+                    kept.append(_draft(purpose, item, text, target))
+        if settings.vote:
+            kept, cost = _voted(teacher, task, settings, kept, verifier, store, purpose)
+            tokens += cost
+        if len(kept) >= count:
+            break
+    dropped = {reason: n for reason, n in verifier.dropped.items() if n}
+    return Drafted(tuple(kept[:count]), asked, dropped, tokens)
+
+
+def draft_rationales(
+    teacher: LM, task: Task, settings: Settings, drafts: Sequence[Draft], strategies: Mapping[str, str], store: Store,
+    *, purpose: str,
+) -> tuple[tuple[Draft, ...], int]:  # fmt: skip
+    """One rationale for every draft and strategy (T = 0), and the tokens they took."""
+    items = [
+        {"id": d.id, "input": d.input, "target": d.target, "strategy": name, "instruction": text}
+        for d in drafts
+        for name, text in strategies.items()
+    ]
+    outputs = store.rows(
+        "draft rationales", VERSION, _options(teacher, task, settings), items,
+        lambda part: _rationales(teacher, task, settings, part), chunk=RATIONALES, label=f"{purpose}: rationales",
+    )  # fmt: skip
+    by_draft: dict[str, list[Rationale]] = {}
+    for item, output in zip(items, outputs, strict=True):
+        text = output["text"]
+        by_draft.setdefault(item["id"], []).append(Rationale(item["strategy"], text, extract(text, task.answer)))
+    return tuple(replace(d, rationales=tuple(by_draft.get(d.id, ()))) for d in drafts), sum(o["tokens"] for o in outputs)
+
+
+def question_prompt(teacher: LM, task: Task, settings: Settings, seeds: Sequence[str]) -> str:
+    """The drafting prompt that shows these seeds (by id); alignment's question pairs are made on it."""
+    by_id = {q.id: q for q in task.seeds}
+    shown = [by_id[s] for s in seeds]
+    if settings.style == "chat":
+        return prompts.draft_chat(teacher, task, shown, settings.per_prompt)
+    return prompts.draft_continuation(task, shown)
+
+
+def rationale_prompt(teacher: LM, task: Task, settings: Settings, text: str, instruction: str) -> str:
+    """The prompt for a rationale: a strategy's instruction, or `prompts.NAIVE`."""
+    if settings.style == "chat":
+        return prompts.rationale_chat(teacher, task, text, instruction)
+    worked = [q for q in task.seeds if q.rationale][: settings.shots]
+    return prompts.rationale_continuation(task, worked, text, instruction)
+
+
+def _options(teacher: LM, task: Task, settings: Settings) -> dict[str, Any]:
+    kept = {k: v for k, v in vars(settings).items() if k not in ("attempts", "near_copy", "vote")}
+    seeds = [(q.input, q.target, q.rationale) for q in task.seeds]
+    return {"teacher": teacher.identity, "task": task.description, "answer": task.answer, "seeds": seeds, **kept}
+
+
+def _ask(task: Task, settings: Settings, purpose: str, index: int) -> dict[str, Any]:
+    """One prompt to be sent: which seeds it shows and, for a closed set of answers, which targets are wanted."""
+    chance = random.Random(seed_of(settings.seed, purpose, index))
+    seeds = chance.sample(task.seeds, min(settings.shots, len(task.seeds)))
+    targets = [""] * settings.per_prompt
+    if settings.style == "continuation" and task.answer.choices:
+        # Every target as often as any other, over the prompts of a purpose.
+        order = chance.sample(task.answer.choices, len(task.answer.choices))
+        targets = [order[k % len(order)] for k in range(settings.per_prompt)]
+    return {"purpose": purpose, "index": index, "seeds": [s.id for s in seeds], "targets": targets}
+
+
+def _questions(teacher: LM, task: Task, settings: Settings, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    first = settings.shots + 1
+    given = settings.style == "continuation" and bool(task.answer.choices)
+    asked = []
+    for item in items:
+        first = len(item["seeds"]) + 1
+        pattern = ""
+        if settings.style == "continuation":
+            pattern = prompts.continuation_pattern(task, first, item["targets"], settings.question_tokens)
+        text = question_prompt(teacher, task, settings, item["seeds"])
+        asked.append(Prompt(text, seed=seed_of(settings.seed, item["purpose"], item["index"]), pattern=pattern))
+    last = f"</Question_{first + settings.per_prompt - 1}>"
+    sampling = Sampling(settings.question_tokens * settings.per_prompt, settings.temperature, settings.top_p, (last,))
+
+    def read(text: str) -> list[tuple[str, str]]:
+        if settings.style == "chat":
+            return prompts.read_chat(text, first)
+        return prompts.read_continuation(text, first, given=given)
+
+    return [
+        {"questions": read(c.text)[: settings.per_prompt], "text": c.text, "tokens": _cost(c)}
+        for c in teacher.generate(asked, sampling)
+    ]
+
+
+def _draft(purpose: str, item: dict[str, Any], text: str, target: str) -> Draft:
+    return Draft(
+        id=digest(purpose, text, target)[:12],
+        input=text,
+        target=target,
+        source=f"{purpose}/{item['index']}",
+        seeds=tuple(item["seeds"]),
+    )
+
+
+def _rationales(teacher: LM, task: Task, settings: Settings, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    asked = []
+    for item in items:
+        continuing = settings.style == "continuation"
+        pattern = prompts.rationale_pattern(task, item["target"], settings.rationale_tokens) if continuing else ""
+        text = rationale_prompt(teacher, task, settings, item["input"], item["instruction"])
+        asked.append(Prompt(text, pattern=pattern))
+    stop = (task.answer.close,) if task.answer.tagged else ()
+    outputs = teacher.generate(asked, Sampling(settings.rationale_tokens, stop=stop))
+    return [{"text": c.text.strip(), "ended": c.ended, "tokens": _cost(c)} for c in outputs]
+
+
+def _cost(completion: Completion) -> int:
+    return completion.prompt_tokens + completion.new_tokens
+
+
+def _voted(
+    teacher: LM, task: Task, settings: Settings, drafts: list[Draft], verifier: Verifier, store: Store, purpose: str
+) -> tuple[list[Draft], int]:
+    """Keep the drafts whose target the teacher itself gives, among all choices, at least the probability `settings.vote`."""
+    raise NotImplementedError

@@ -1,0 +1,118 @@
+"""Every prompt of the loop and how its output is read, in the two styles of teacher: `chat` for a model that follows
+instructions, `continuation` for a base or weak one, which only has to go on with a pattern that is held open for it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from edgearte.lm.base import LM
+from edgearte.records import Question
+from edgearte.task import Task
+
+NAIVE = "Let's think step by step."
+_QUESTION = re.compile(r"<Question_\d+>\s*<input>(.*?)</input>\s*<target>(.*?)</target>", re.S)
+_GIVEN = re.compile(r"<target>(.*?)</target>\s*<input>(.*?)</input>", re.S)
+
+
+def question_text(number: int, text: str, target: str, *, given: bool) -> str:
+    """One question in the form of paper 1a; with the target first where the question is drafted for a given answer."""
+    body = f"<input>{text}</input>\n<target>{target}</target>"
+    if given:
+        body = f"<target>{target}</target>\n<input>{text}</input>"
+    return f"<Question_{number}>\n{body}\n</Question_{number}>"
+
+
+def draft_chat(lm: LM, task: Task, seeds: Sequence[Question], count: int) -> str:
+    """Paper 1a: description, seeds, and a request for more. The answer's first tag is written already, which a small teacher needs
+    to keep the form."""
+    shown = "\n".join(question_text(i, s.input, s.target, given=False) for i, s in enumerate(seeds, 1))
+    first, last = len(seeds) + 1, len(seeds) + count
+    ask = (
+        f"{task.description}\n\nHere are {len(seeds)} example questions with their targets:\n{shown}\n\n"
+        f"Please brainstorm {count} more questions of this kind, from <Question_{first}> to <Question_{last}>, in exactly the same "
+        "form. They must be new and differ from the examples and from each other in what they are about, in their "
+        "wording and in their difficulty. Each target is the correct answer, written the way the examples write theirs."
+    )
+    return lm.chat([{"role": "user", "content": ask}]) + f"<Question_{first}>\n<input>"
+
+
+def read_chat(completion: str, first: int) -> list[tuple[str, str]]:
+    """(input, target) of every complete question; the opening that the prompt ended with is put back."""
+    return [(a.strip(), b.strip()) for a, b in _QUESTION.findall(f"<Question_{first}>\n<input>" + completion)]
+
+
+def draft_continuation(task: Task, seeds: Sequence[Question]) -> str:
+    """The pattern of the seeds, broken off where the next question begins."""
+    given = bool(task.answer.choices)
+    shown = "\n".join(question_text(i, s.input, s.target, given=given) for i, s in enumerate(seeds, 1))
+    opening = f"<Question_{len(seeds) + 1}>\n" + ("<target>" if given else "<input>")
+    return f"{task.description}\n\n{shown}\n{opening}"
+
+
+def continuation_pattern(task: Task, first: int, targets: Sequence[str], tokens: int) -> str:
+    """What a continuation must look like: with a closed set of answers each question is drafted *for* a target, since a weak
+    teacher can write to a label where it cannot label what it wrote."""
+    text = rf"[A-Z0-9][^<>\n]{{8,{tokens * 4}}}"
+    parts = []
+    for number, target in enumerate(targets, first):
+        opening = "" if number == first else rf"<Question_{number}>\n<{'target' if target else 'input'}>"
+        if target:
+            body = rf"{re.escape(target)}</target>\n<input>{text}</input>"
+        else:
+            body = rf"{text}</input>\n<target>[^<>\n]{{1,80}}</target>"
+        parts.append(rf"{opening}{body}\n</Question_{number}>")
+    return r"\n".join(parts)
+
+
+def read_continuation(completion: str, first: int, *, given: bool) -> list[tuple[str, str]]:
+    if given:
+        return [(b.strip(), a.strip()) for a, b in _GIVEN.findall("<target>" + completion)]
+    return read_chat(completion, first)
+
+
+def rationale_chat(lm: LM, task: Task, text: str, instruction: str) -> str:
+    """Paper 1b (a strategy's instruction) or the naive prompt of alignment and tailoring (`NAIVE`)."""
+    ask = f"{task.description}\n\nQuestion: {text}\n\n{instruction} {_ending(task)}"
+    return lm.chat([{"role": "user", "content": ask}])
+
+
+def rationale_continuation(task: Task, seeds: Sequence[Question], text: str, instruction: str) -> str:
+    shown = "\n\n".join(f"Question: {s.input}\n{instruction}\nAnswer: {s.rationale} {_answer(task, s.target)}" for s in seeds)
+    return f"{task.description}\n\n{shown}\n\nQuestion: {text}\n{instruction}\nAnswer:"
+
+
+def rationale_pattern(task: Task, target: str, tokens: int) -> str:
+    """One line of reasoning that ends in the target it was drafted for, or in any answer where the set is open."""
+    answer = re.escape(target) if task.answer.choices else r"[^<>\n]{1,80}"
+    return rf" [A-Z][^<>\n]{{8,{tokens * 4}}} ?{task.answer.open}{answer}{task.answer.close}"
+
+
+def _answer(task: Task, target: str) -> str:
+    return f"{task.answer.open}{target}{task.answer.close}" if task.answer.tagged else target
+
+
+def _ending(task: Task) -> str:
+    if not task.answer.tagged:
+        return "Then give your final answer."
+    return f"Then output your final answer like {task.answer.open}answer{task.answer.close}."
+
+
+def completion_of(task: Task, question: Question) -> str:
+    """What the student should write for a question whose target is known: its rationale, if there is one, then the answer."""
+    return f"{question.rationale} {_answer(task, question.target)}".strip()
+
+
+def zero_shot(task: Task, text: str) -> str:
+    """What the student is asked, in training, in evaluation and on the device."""
+    return f"{task.header}\nQuestion: {text}"
+
+
+def one_shot_prefix(task: Task, text: str, rationale: str) -> str:
+    """Paper 2b: the example, up to the preference question; shared by all preference questions of a rationale."""
+    return f"{task.header}\nQuestion: {text}\nAnswer: {NAIVE} {rationale.strip()}\nQuestion: "
+
+
+def one_shot_question(text: str) -> str:
+    return f"{text}\nAnswer: {NAIVE}"

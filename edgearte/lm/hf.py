@@ -1,0 +1,231 @@
+"""The transformers backend: the default, on a CPU or a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgearte.errors import UserError
+from edgearte.lm.base import Completion, Prompt, Sampling, Score
+
+if TYPE_CHECKING:
+    import torch
+
+ROWS = 64  # rows decoded together; part of what a chunk computes, so a constant
+TOKENS = 24_576  # positions held at once: rows x (prompt + new tokens)
+SHARED_ROWS, SHARED_TOKENS = 4, 24  # from here on a shared prefix is computed once
+
+
+class TransformersLM:
+    """A checkpoint folder run by transformers. Loaded at the first call, so that a build found in the store loads nothing."""
+
+    def __init__(self, folder: Path, identity: str, *, dtype: str = "bfloat16") -> None:
+        self.folder = folder
+        self.dtype = dtype
+        self.identity = f"{identity}:{dtype}"
+        self._loaded: tuple[Any, Any] | None = None
+        self._tok: Any = None
+        self._grammar: Any = None
+
+    @property
+    def tokenizer(self) -> Any:
+        if self._tok is None:
+            from transformers import AutoTokenizer
+
+            self._tok = AutoTokenizer.from_pretrained(self.folder, padding_side="left")
+            if self._tok.pad_token_id is None:
+                self._tok.pad_token = self._tok.eos_token
+        return self._tok
+
+    @property
+    def model(self) -> Any:
+        if self._loaded is None:
+            import torch
+            from transformers import AutoModelForCausalLM
+
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            model = AutoModelForCausalLM.from_pretrained(self.folder, dtype=getattr(torch, self.dtype))
+            self._loaded = (model.to(device).eval(), device)
+        return self._loaded[0]
+
+    def release(self) -> None:
+        """Give the memory back; the next call loads again."""
+        self._loaded = None
+
+    def chat(self, messages: Sequence[dict[str, str]]) -> str:
+        if not self.tokenizer.chat_template:
+            raise UserError(f"{self.folder}: this model has no chat template; use style: continuation for it")
+        text: str = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        return text
+
+    def tokens(self, text: str) -> list[int]:
+        """Token ids of a prompt; the beginning-of-sequence token is added only where the text does not bring it."""
+        bos = self.tokenizer.bos_token
+        brings = bool(bos) and text.startswith(bos)
+        ids: list[int] = self.tokenizer(text, add_special_tokens=not brings)["input_ids"]
+        if ids and ids[-1] == self.tokenizer.eos_token_id and not text.endswith(self.tokenizer.eos_token or "\0"):
+            ids = ids[:-1]  # some tokenizers close every text; a prompt is open
+        return ids
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Completion]:
+        results: list[Completion | None] = [None] * len(prompts)
+        encoded = [self.tokens(p.prefix + p.text) for p in prompts]
+        for batch in _batches(prompts, encoded, sampling.max_tokens):
+            completions = self._batch([prompts[i] for i in batch], [encoded[i] for i in batch], sampling)
+            for i, completion in zip(batch, completions, strict=True):
+                results[i] = completion
+        return [r for r in results if r is not None]
+
+    def _batch(self, prompts: list[Prompt], ids: list[list[int]], sampling: Sampling) -> list[Completion]:
+        import torch
+        from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+
+        from edgearte.lm.decoding import KeyedSampling, Patterns, StopAtText
+
+        model, tok = self.model, self.tokenizer
+        shared = _common(ids) if len(ids) >= SHARED_ROWS else 0
+        shared = shared if shared >= SHARED_TOKENS else 0
+        # The prefix stands first, then the padding, then each row's own tokens: positions follow the attention mask.
+        longest = max(map(len, ids))
+        rows = [[*i[:shared], *[tok.pad_token_id] * (longest - len(i)), *i[shared:]] for i in ids]
+        mask = [[1] * shared + [0] * (longest - len(i)) + [1] * (len(i) - shared) for i in ids]
+        eos = self._eos()
+        processors = LogitsProcessorList()
+        if any(p.pattern for p in prompts):
+            processors.append(Patterns(self._grammar_tokenizer(), [p.pattern for p in prompts], longest, eos))
+        if sampling.temperature > 0:
+            processors.append(KeyedSampling([p.seed for p in prompts], longest, sampling.temperature, sampling.top_p))
+        stop = StopAtText(tok, longest, sampling.stop)
+        config = GenerationConfig(max_new_tokens=sampling.max_tokens, do_sample=False, num_beams=1,
+                                  eos_token_id=eos, pad_token_id=tok.pad_token_id)  # fmt: skip
+        with torch.inference_mode():
+            cache = self._prefix(ids[0][:shared], len(ids)) if shared else None
+            out = model.generate(
+                input_ids=torch.tensor(rows, device=model.device),
+                attention_mask=torch.tensor(mask, device=model.device),
+                past_key_values=cache,
+                generation_config=config,
+                logits_processor=processors,
+                stopping_criteria=StoppingCriteriaList([stop]) if sampling.stop else None,
+            )
+        return [
+            self._completion(len(i), new, eos, sampling) for i, new in zip(ids, out[:, longest:].tolist(), strict=True)
+        ]
+
+    def _prefix(self, ids: list[int], rows: int) -> Any:
+        """The keys and values of a shared prefix, computed once and repeated for every row."""
+        import torch
+        from transformers import DynamicCache
+
+        cache = DynamicCache(config=self.model.config)
+        self.model(input_ids=torch.tensor([ids], device=self.model.device), past_key_values=cache, logits_to_keep=1)
+        cache.batch_repeat_interleave(rows)
+        return cache
+
+    def _completion(self, prompt_tokens: int, new: list[int], eos: list[int], sampling: Sampling) -> Completion:
+        ends = [k for k, token in enumerate(new) if token in eos]
+        kept = new[: ends[0]] if ends else new
+        text: str = self.tokenizer.decode(kept, skip_special_tokens=True)
+        at = min((text.find(s) + len(s) for s in sampling.stop if s in text), default=-1)
+        if at >= 0:
+            ended, text = "stop", text[:at]
+        else:
+            ended = "eos" if ends else "length"
+        # Rows that have ended are padded; what was generated for them ends with the stop string or EOS.
+        count = len(kept) + 1 if ends else len(kept)
+        if ended == "stop":
+            count = _tokens_until(self.tokenizer, new, text)
+        return Completion(text=text, prompt_tokens=prompt_tokens, new_tokens=count, ended=ended)
+
+    def _eos(self) -> list[int]:
+        known = self.model.generation_config.eos_token_id
+        ids = known if isinstance(known, list) else [known]
+        return sorted({i for i in [*ids, self.tokenizer.eos_token_id] if i is not None})
+
+    def _grammar_tokenizer(self) -> Any:
+        if self._grammar is None:
+            from edgearte.lm.decoding import grammar_tokenizer
+
+            self._grammar = grammar_tokenizer(self.tokenizer, self.model.config.get_text_config().vocab_size)
+        return self._grammar
+
+    def loglikelihood(self, pairs: Sequence[tuple[Prompt, str]]) -> list[Score]:
+        encoded = []
+        for prompt, continuation in pairs:
+            start = self.tokens(prompt.prefix + prompt.text)
+            encoded.append((start, self.tokenizer(continuation, add_special_tokens=False)["input_ids"]))
+        order = sorted(range(len(pairs)), key=lambda i: (len(encoded[i][0]) + len(encoded[i][1]), i))
+        scores: dict[int, Score] = {}
+        for start in range(0, len(order), 16):
+            batch = order[start : start + 16]
+            scores.update(zip(batch, self._scores([encoded[i] for i in batch]), strict=True))
+        return [scores[i] for i in range(len(pairs))]
+
+    def _scores(self, batch: list[tuple[list[int], list[int]]]) -> list[Score]:
+        import torch
+
+        longest = max(len(a) + len(b) for a, b in batch)
+        keep = max(len(b) for _, b in batch) + 1
+        pad = self.tokenizer.pad_token_id
+        device = self.model.device
+        ids = torch.tensor([[pad] * (longest - len(a) - len(b)) + a + b for a, b in batch], device=device)
+        mask = torch.tensor([[0] * (longest - len(a) - len(b)) + [1] * (len(a) + len(b)) for a, b in batch], device=device)
+        position = (mask.cumsum(-1) - 1).clamp(min=0)
+        with torch.inference_mode():
+            # Padding is on the left, so every continuation ends at the last position and only those need logits.
+            logits = self.model(ids, attention_mask=mask, position_ids=position, logits_to_keep=keep).logits
+            logprobs = logits[:, :-1].float().log_softmax(-1)
+            taken = logprobs.gather(-1, ids[:, -(keep - 1) :, None])[..., 0]
+        return [
+            Score(logprob=float(row[len(row) - len(b) :].sum()), tokens=len(b))
+            for row, (_, b) in zip(taken, batch, strict=True)
+        ]
+
+
+def _common(ids: list[list[int]]) -> int:
+    """Length of the tokens all rows begin with, leaving each at least one of its own."""
+    first, last = min(ids), max(ids)
+    same = next((k for k, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    return min(same, min(map(len, ids)) - 1)
+
+
+def _batches(prompts: Sequence[Prompt], ids: list[list[int]], new: int) -> Iterator[list[int]]:
+    """Rows to decode together: those that share a prefix first, then those of like length."""
+    counts: dict[str, int] = {}
+    for p in prompts:
+        counts[p.prefix] = counts.get(p.prefix, 0) + 1
+    alone = [i for i, p in enumerate(prompts) if not p.prefix or counts[p.prefix] < SHARED_ROWS]
+    together = [i for i, p in enumerate(prompts) if p.prefix and counts[p.prefix] >= SHARED_ROWS]
+    groups = [sorted(alone, key=lambda i: (len(ids[i]), i))]
+    groups += [list(g) for _, g in groupby(sorted(together, key=lambda i: (prompts[i].prefix, i)), lambda i: prompts[i].prefix)]
+    for group in groups:
+        batch: list[int] = []
+        for i in group:
+            longest = max([len(ids[j]) for j in batch] + [len(ids[i])]) + new
+            if batch and (len(batch) == ROWS or longest * (len(batch) + 1) > TOKENS):
+                yield batch
+                batch = []
+            batch.append(i)
+        if batch:
+            yield batch
+
+
+def _tokens_until(tokenizer: Any, ids: list[int], text: str) -> int:
+    """How many tokens it took to write `text`, by bisection over the decoded length."""
+    low, high = 1, len(ids)
+    while low < high:
+        middle = (low + high) // 2
+        if len(tokenizer.decode(ids[:middle], skip_special_tokens=True)) >= len(text):
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def torch_threads() -> int:
+    """Threads torch computes with; recorded beside results, since they make them comparable but not equal."""
+    import torch
+
+    return int(torch.get_num_threads())

@@ -1,0 +1,152 @@
+"""The recipe: everything a user can say, in one readable file.
+
+Paths are relative to the recipe's folder. `${NAME}` is replaced from the environment. Unknown keys are errors.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+STRATEGIES = {
+    "procedure": "Describe the general procedure that solves this kind of question, then apply it to this one.",
+    "step by step": "Think step by step, one short sentence a step.",
+    "plain": "Explain in a sentence or two how the answer is found.",
+    "options": "Look at what the answer could be, rule out what does not fit, and choose what remains.",
+}
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Answer(Section):
+    """What an answer looks like; see docs/recipe.md for each kind."""
+
+    kind: Literal["tag", "choice", "yesno", "number", "text", "json"] = "tag"
+    choices: tuple[str, ...] = ()  # the closed set of labels or letters, if there is one
+    tag: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")] = "ans"
+    strict: bool = True  # only what stands between the tags counts, as in the paper
+
+
+class Questions(Section):
+    """A file of questions, or the slice `take: "0:40"` of it."""
+
+    file: str
+    take: str = ""
+
+
+class TaskSection(Section):
+    name: str = ""
+    description: str
+    answer: Answer = Answer()
+    seeds: Questions  # start the drafting; never measured on
+    preference: Questions | None = None  # score the drafts; the seeds where none are given
+    evaluation: Questions  # only ever measured on
+
+
+class Teacher(Section):
+    model: str  # hub id, folder, .gguf file, or package:NAME
+    revision: str = ""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    style: Literal["chat", "continuation"] = "chat"  # continuation: for base or weak models, with constrained decoding
+
+
+class Student(Section):
+    model: str
+    revision: str = ""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"  # how it answers; it trains with float32 weights
+
+
+class Draft(Section):
+    """Questions and rationales by the unaligned teacher (paper 1a, 1b)."""
+
+    questions: Positive = 250
+    shots: Positive = 3  # seeds shown in a prompt
+    per_prompt: Positive = 5  # questions asked of a prompt
+    temperature: Annotated[float, Field(ge=0)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    question_tokens: Positive = 120  # room for one question
+    strategies: dict[str, str] = STRATEGIES  # name -> the instruction that elicits that kind of rationale
+    rationale_tokens: Positive = 300
+    near_copy: Share = 0.9  # likeness from which two questions are the same (0 to 1)
+    vote: Share = 0.0  # keep a draft only where the teacher, asked anew, gives its target at least this probability
+    attempts: Positive = 4  # prompts sent per prompt needed, before the build gives up on the number
+
+
+class Prefer(Section):
+    """The student's one-shot scores (paper 2b)."""
+
+    questions: Positive = 40
+    max_tokens: Positive = 200
+
+
+class Align(Section):
+    """DPO on the student's preferences, through TRL, with LoRA (paper 3)."""
+
+    question_pairs: Count = 50
+    rationale_pairs: Count = 250
+    beta: Annotated[float, Field(gt=0)] = 0.1
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-5
+    epochs: Positive = 1
+    batch: Positive = 16
+    micro_batch: Positive = 4  # rows computed at once
+    lora_rank: Positive = 16
+
+
+class Tailor(Section):
+    """What the aligned teacher writes (paper 4), and as much by the unaligned one."""
+
+    questions: Positive = 250
+
+
+class Train(Section):
+    """SFT of the student through TRL (paper 5)."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-5
+    epochs: Positive = 1
+    batch: Positive = 8
+    lora_rank: Count = 0  # 0: all weights
+    warmup: Share = 0.03
+    max_tokens: Positive = 1024
+
+
+class Export(Section):
+    presets: tuple[str, ...] = ("f16", "q8_0", "q4_k_m", "onnx-fp32", "onnx-int4")
+
+    @field_validator("presets")
+    @classmethod
+    def _some(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("at least one preset is needed")
+        if len(set(value)) != len(value):
+            raise ValueError("a preset is named twice")
+        return value
+
+
+class Measure(Section):
+    suite: str = "short"
+    threads: Count = 0  # 0: as many as the device has cores
+    questions: Count = 0  # evaluation questions each artifact answers; 0: all
+    max_tokens: Positive = 256  # room for an answer, for checkpoints and artifacts alike
+
+
+class Recipe(Section):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    about: str = ""
+    seed: Count = 0
+    task: TaskSection
+    teacher: Teacher
+    student: Student
+    draft: Draft = Draft()
+    prefer: Prefer = Prefer()
+    align: Align = Align()
+    tailor: Tailor = Tailor()
+    train: Train = Train()
+    export: Export = Export()
+    measure: Measure = Measure()

@@ -1,0 +1,99 @@
+"""What SFT and DPO share: loading, saving, and reading a trainer's log."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+LOG = "training.json"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training left: optimiser steps, tokens seen, and the points of its curve."""
+
+    examples: int
+    steps: int
+    tokens: int
+    curve: tuple[Mapping[str, float], ...]
+
+
+def load(folder: Path, dtype: str) -> tuple[Any, Any]:
+    """A model and its tokenizer for training, padded on the right."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
+    model.config.use_cache = False
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model, tokenizer
+
+
+def lora(rank: int) -> Any:
+    """LoRA on every linear layer but the head; alpha is twice the rank, as is usual."""
+    from peft import LoraConfig
+
+    return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+def save(model: Any, source: Path, out: Path, log: Trained) -> None:
+    """The trained weights in bfloat16 (what they are exported from, and half the disk), the *source's* tokenizer, and the log.
+
+    The tokenizer is copied, not saved anew, so that training can never change how a text is split.
+    """
+    import shutil
+
+    import torch
+
+    model.config.use_cache = True
+    model.to(torch.bfloat16).save_pretrained(out)
+    for file in source.iterdir():
+        if file.name.startswith(("tokenizer", "special_tokens", "vocab", "merges", "chat_template", "added_tokens")):
+            shutil.copy(file, out / file.name)
+    (out / LOG).write_text(json.dumps(vars(log), indent=1), "utf-8")
+
+
+def read_log(folder: Path) -> Trained:
+    """The log that `save` wrote."""
+    return Trained(**json.loads((folder / LOG).read_text("utf-8")))
+
+
+def trainer_options(seed: int) -> dict[str, Any]:
+    """The arguments every trainer of ours gets."""
+    return {
+        "seed": seed % 2**31,
+        "data_seed": seed % 2**31,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": not sys.stderr.isatty(),
+        "gradient_checkpointing": False,  # it trades a third of the speed for memory that small models do not lack
+        "dataloader_pin_memory": False,
+    }
+
+
+def trained(state: Any, examples: int, keys: Mapping[str, str]) -> Trained:
+    """The trainer's log as a curve of `keys` (ours -> the trainer's)."""
+    history: Sequence[Mapping[str, float]] = [h for h in state.log_history if "loss" in h]
+    curve = tuple(
+        {"step": float(h["step"]), **{ours: float(h[theirs]) for ours, theirs in keys.items() if theirs in h}}
+        for h in history
+    )
+    tokens = max((int(h.get("num_tokens", 0)) for h in history), default=0)
+    return Trained(examples, int(state.global_step), tokens, curve)
+
+
+def quiet() -> None:
+    """Keep the libraries' own bars and notices out of the user's sight; errors still show."""
+    import datasets
+    import transformers
+
+    datasets.disable_progress_bars()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
