@@ -1,0 +1,170 @@
+"""A GGUF file as a trainable model: read by transformers, saved as safetensors, read again, compared with its metadata."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from edgearte.errors import UserError
+from edgearte.lm.headers import GGUFHeader
+
+VERSION = 1
+# What a GGUF file holds is an approximation already, so above a billion parameters it is kept in bfloat16, in which it is trained
+# anyway, at half the disk. Below, float32 costs little and loses nothing of what was dequantized.
+LARGE = 1_000_000_000
+# Two quantizations of one matrix differ by some percent (8 % at 4 bits), two different ones by more than 100 %.
+SAME_MATRIX = 0.25
+
+
+def stored_dtype(parameters: int) -> str:
+    """The dtype that the converted weights are kept in."""
+    return "bfloat16" if parameters > LARGE else "float32"
+
+
+def convert(gguf: Path, header: GGUFHeader, folder: Path) -> None:
+    """Write `gguf` into `folder` as config, safetensors and tokenizer files; the same bytes each time.
+
+    Raises `UserError` where transformers cannot read the architecture, memory or disk are short, or what was written does not
+    say the same as the GGUF metadata.
+    """
+    _space(gguf, header, folder)
+    _supported(gguf, header)
+    with tempfile.TemporaryDirectory() as empty:
+        link = Path(empty) / "model.gguf"  # alone in a folder: transformers would prefer a config.json lying beside it
+        link.symlink_to(gguf.resolve())
+        try:
+            _save_tokenizer(link, header, folder)
+            _save_model(link, header, folder)
+        except (ValueError, KeyError, TypeError, NotImplementedError, RuntimeError, ImportError) as error:
+            raise UserError(f"{gguf}: cannot be made a trainable model: {type(error).__name__}: {error}") from error
+    gc.collect()
+    _verify(gguf, header, folder)
+
+
+def _space(gguf: Path, header: GGUFHeader, folder: Path) -> None:
+    import psutil
+
+    parameters = sum(t.elements for t in header.tensors.values())
+    written = parameters * (2 if stored_dtype(parameters) == "bfloat16" else 4)
+    largest = max(t.elements for t in header.tensors.values())
+    # Dequantized tensors and the model hold the weights twice for a moment; one tensor is unpacked in float32 at a time.
+    memory = 2 * written + 12 * largest + gguf.stat().st_size + 10**9
+    free = psutil.virtual_memory().available
+    if free < memory:
+        raise UserError(
+            f"{gguf}: reading it as a trainable model takes about {memory / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free"
+        )
+    disk = shutil.disk_usage(folder).free
+    if disk < written * 1.1:
+        raise UserError(
+            f"{gguf}: its weights take {written / 1e9:.1f} GB as safetensors in {folder.parent}, {disk / 1e9:.1f} GB are free"
+        )
+
+
+def _supported(gguf: Path, header: GGUFHeader) -> None:
+    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES as known
+
+    architecture = str(header.metadata["general.architecture"])
+    if architecture.replace("-", "_") not in known and architecture.replace("moe", "_moe") not in known:
+        raise UserError(
+            f"{gguf}: transformers cannot read GGUF files of the architecture {architecture!r} "
+            f"(it reads {', '.join(sorted(known - {'general'} if isinstance(known, set) else set(known) - {'general'}))}); "
+            "use the model's safetensors folder"
+        )
+
+
+def _save_tokenizer(link: Path, header: GGUFHeader, folder: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(link.parent, gguf_file=link.name, trust_remote_code=False)
+    architecture = header.metadata["general.architecture"]
+    for key in ("bos", "eos", "pad"):  # transformers has got these wrong before
+        id_ = header.metadata.get(f"tokenizer.ggml.{'padding' if key == 'pad' else key}_token_id")
+        if id_ is not None and getattr(tokenizer, f"{key}_token_id") != id_:
+            setattr(tokenizer, f"{key}_token", tokenizer.convert_ids_to_tokens(int(id_)))
+    tokenizer.chat_template = header.metadata.get("tokenizer.chat_template") or tokenizer.chat_template
+    tokenizer.model_max_length = int(header.metadata.get(f"{architecture}.context_length", tokenizer.model_max_length))
+    tokenizer.save_pretrained(folder)
+
+
+def _save_model(link: Path, header: GGUFHeader, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    dtype = getattr(torch, stored_dtype(sum(t.elements for t in header.tensors.values())))
+    model, info = AutoModelForCausalLM.from_pretrained(
+        link.parent, gguf_file=link.name, dtype=dtype, output_loading_info=True, trust_remote_code=False
+    )
+    if info["missing_keys"]:
+        raise ValueError(f"the file lacks {', '.join(sorted(info['missing_keys'])[:5])}")
+    config = model.config
+    del config.quantization_config  # what was read from GGUF is no longer quantized, but transformers refuses to save it
+    state = dict(model.state_dict())
+    generation = model.generation_config
+    if not config.tie_word_embeddings:
+        _tie(model, header, state)
+    del model
+    with torch.device("meta"):  # no second copy of the weights: the state is assigned, not copied
+        clean = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    missing = clean.load_state_dict(state, strict=False, assign=True).missing_keys
+    clean.tie_weights()
+    if left := [name for name in missing if dict(clean.named_parameters(remove_duplicate=False))[name].is_meta]:
+        raise ValueError(f"the file lacks {', '.join(left[:5])}")
+    ends = [header.metadata.get(f"tokenizer.ggml.{key}_token_id") for key in ("eos", "eot")]
+    ids = list(dict.fromkeys(int(i) for i in ends if i is not None))
+    if isinstance(generation.eos_token_id, int | None) and ids:
+        generation.eos_token_id = ids if len(ids) > 1 else ids[0]
+    clean.generation_config = generation
+    clean.save_pretrained(folder)
+
+
+def _tie(model: Any, header: GGUFHeader, state: dict[str, Any]) -> None:
+    """Tie the output to the embedding where a quantizer stored one matrix twice, at different precision.
+
+    Qwen2.5's small models are published tied; their GGUF files carry both. Untied, 0.5 B becomes 0.63 B parameters that drift
+    apart in training and are stored twice on the device. The more precise copy is kept.
+    """
+    given, produced = model.get_input_embeddings(), model.get_output_embeddings()
+    a, b = given.weight.detach(), produced.weight.detach()
+    if a.shape != b.shape or float((a - b).float().norm() / a.float().norm()) > SAME_MATRIX:
+        return
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    output = header.tensors["output.weight"]
+    best = b if output.bits > header.tensors["token_embd.weight"].bits else a
+    state[names[id(given.weight)]] = best
+    del state[names[id(produced.weight)]]
+    model.config.tie_word_embeddings = True
+
+
+def _verify(gguf: Path, header: GGUFHeader, folder: Path) -> None:
+    """Load what was written, and hold it against the metadata: a wrong end token or template ruins everything later."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    metadata = header.metadata
+    wrong = [
+        f"{key.upper()} token {getattr(tokenizer, f'{key}_token_id')} instead of {metadata[f'tokenizer.ggml.{key}_token_id']}"
+        for key in ("bos", "eos")
+        if f"tokenizer.ggml.{key}_token_id" in metadata
+        and getattr(tokenizer, f"{key}_token_id") != metadata[f"tokenizer.ggml.{key}_token_id"]
+    ]
+    if (template := metadata.get("tokenizer.chat_template")) and tokenizer.chat_template != template:
+        wrong.append("another chat template")
+    ids = tokenizer("The capital of France is", return_tensors="pt").input_ids
+    begins = int(ids[0, 0]) == tokenizer.bos_token_id
+    if "tokenizer.ggml.add_bos_token" in metadata and begins != metadata["tokenizer.ggml.add_bos_token"]:
+        wrong.append(f"{'a' if begins else 'no'} BOS token before a text")
+    model, info = AutoModelForCausalLM.from_pretrained(
+        folder, dtype="auto", output_loading_info=True, use_safetensors=True, trust_remote_code=False
+    )
+    if info["missing_keys"]:
+        wrong.append(f"no {', '.join(sorted(info['missing_keys'])[:5])}")
+    with torch.inference_mode():
+        if not bool(torch.isfinite(model(ids).logits).all()):
+            wrong.append("logits that are not numbers")
+    if wrong:
+        raise UserError(f"{gguf}: read as a trainable model it gives {'; '.join(wrong)}. Use the model's safetensors folder")
