@@ -263,7 +263,7 @@ class Result:
 
 def to_json(result: Result) -> str:
     """The text of result.json. Numbers JSON has no word for are written as the strings "NaN", "Infinity" and
-    "-Infinity" (and stay strings in free-form dictionaries); half surrogates, which UTF-8 cannot hold, become U+FFFD."""
+    "-Infinity" (and stay so in free-form dictionaries); half surrogates, which UTF-8 cannot hold, become U+FFFD."""
     return json.dumps(_plain(asdict(result)), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
 
 
@@ -288,9 +288,7 @@ def from_json(text: str, where: str = "result.json") -> Result:
     try:
         return TypeAdapter(Result).validate_python(data)
     except ValidationError as error:
-        found = [
-            Problem(f"{'.'.join(map(str, e['loc']))}: {e['msg']}", where) for e in error.errors(include_url=False)
-        ]
+        found = [Problem(f"{'.'.join(map(str, e['loc']))}: {e['msg']}", where) for e in error.errors(include_url=False)]
         more = [Problem(f"and {len(found) - _SHOWN_PROBLEMS} more", where)] if len(found) > _SHOWN_PROBLEMS else []
         last = Problem("the file was changed or cut short; run the build again to write it anew", where)
         raise UserError([*found[:_SHOWN_PROBLEMS], *more, last]) from error
