@@ -31,7 +31,6 @@ def convert(gguf: Path, header: GGUFHeader, folder: Path) -> None:
     does not say the same as the GGUF metadata.
     """
     _space(gguf, header, folder)
-    _supported(gguf, header)
     with tempfile.TemporaryDirectory() as empty:
         link = Path(empty) / "model.gguf"  # alone in a folder: transformers would prefer a config.json lying beside it
         link.symlink_to(gguf.resolve())
@@ -50,8 +49,9 @@ def _space(gguf: Path, header: GGUFHeader, folder: Path) -> None:
     parameters = sum(t.elements for t in header.tensors.values())
     written = parameters * (2 if stored_dtype(parameters) == "bfloat16" else 4)
     largest = max(t.elements for t in header.tensors.values())
-    # Dequantized tensors and the model hold the weights twice for a moment; one tensor at a time is float32.
-    memory = 2 * written + 12 * largest + gguf.stat().st_size + 10**9
+    # Measured peaks: 1.2 GB for 0.13 B parameters, 3.8 for 0.63 B (both float32), 5.5 for 1.8 B (bfloat16). The weights are
+    # held once; beside them one tensor at a time is unpacked in float32, and Python with torch takes half a gigabyte.
+    memory = 1.1 * written + 8 * largest + 0.7e9
     free = psutil.virtual_memory().available
     if free < memory:
         raise UserError(
@@ -63,17 +63,6 @@ def _space(gguf: Path, header: GGUFHeader, folder: Path) -> None:
         raise UserError(
             f"{gguf}: its weights take {written / 1e9:.1f} GB as safetensors in {folder.parent}, "
             f"{disk / 1e9:.1f} GB are free"
-        )
-
-
-def _supported(gguf: Path, header: GGUFHeader) -> None:
-    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES as known
-
-    architecture = str(header.metadata["general.architecture"])
-    if architecture.replace("-", "_") not in known and architecture.replace("moe", "_moe") not in known:
-        raise UserError(
-            f"{gguf}: transformers cannot read GGUF files of the architecture {architecture!r} "
-            f"(it reads {', '.join(sorted(set(known) - {'general'}))}); use the model's safetensors folder"
         )
 
 
@@ -93,11 +82,16 @@ def _save_tokenizer(link: Path, header: GGUFHeader, folder: Path) -> None:
 
 def _save_model(link: Path, header: GGUFHeader, folder: Path) -> None:
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, GgufConfig
 
     dtype = getattr(torch, stored_dtype(sum(t.elements for t in header.tensors.values())))
     model, info = AutoModelForCausalLM.from_pretrained(
-        link.parent, gguf_file=link.name, dtype=dtype, output_loading_info=True, trust_remote_code=False
+        link.parent,
+        gguf_file=link.name,
+        quantization_config=GgufConfig(dequantize=True),
+        dtype=dtype,
+        output_loading_info=True,
+        trust_remote_code=False,
     )
     if info["missing_keys"]:
         raise ValueError(f"the file lacks {', '.join(sorted(info['missing_keys'])[:5])}")
