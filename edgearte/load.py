@@ -12,8 +12,11 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from edgearte.answers import AnswerFormat
 from edgearte.errors import Problem, UserError
 from edgearte.recipe import Recipe
+from edgearte.records import Question
+from edgearte.task import Task, load_questions
 
 Place = tuple[str | int, ...]
 
@@ -44,7 +47,58 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     recipe = _validated(data, path, lines, problems)
     if problems or recipe is None:
         raise UserError(problems)
-    return recipe
+    return _anchored(recipe, path.parent)
+
+
+def _anchored(recipe: Recipe, base: Path) -> Recipe:
+    """The recipe with its paths made absolute, so that the copy in the run folder can be built again from anywhere."""
+
+    def absolute(path: str) -> str:
+        here = base / Path(path).expanduser()
+        return str(here.resolve()) if here.exists() else path
+
+    files = {
+        role: section.model_copy(update={"file": str((base / Path(section.file).expanduser()).resolve())})
+        for role in ("seeds", "preference", "evaluation")
+        if (section := getattr(recipe.task, role)) is not None
+    }
+    models = {
+        role: getattr(recipe, role).model_copy(update={"model": absolute(getattr(recipe, role).model)})
+        for role in ("teacher", "student")
+    }
+    return recipe.model_copy(update={"task": recipe.task.model_copy(update=files), **models})
+
+
+def load_task(recipe: Recipe) -> Task:
+    """The task of a recipe; the problems of all its files at once."""
+    section = recipe.task
+    fmt = AnswerFormat(**section.answer.model_dump())
+    problems: list[Problem] = []
+    read: dict[str, tuple[Question, ...]] = {}
+    for role in ("seeds", "preference", "evaluation"):
+        if (source := getattr(section, role)) is not None:
+            try:
+                read[role] = load_questions(Path(source.file), fmt, source.take)
+            except UserError as error:
+                problems += [Problem(f"task.{role}: {p.message}", p.where) for p in error.problems]
+    if not problems:
+        held_out = {q.input: q.id for q in read["evaluation"]}
+        for role in ("seeds", "preference"):
+            shared = [q for q in read.get(role, ()) if q.input in held_out]
+            problems += [
+                Problem(f"task.{role}: {q.id!r} is also evaluation question {held_out[q.input]!r}; what is measured on "
+                        "must not be taught") for q in shared[:5]
+            ]  # fmt: skip
+    if problems:
+        raise UserError(problems)
+    return Task(
+        name=section.name or recipe.name,
+        description=section.description.strip(),
+        answer=fmt,
+        seeds=read["seeds"],
+        preference=read.get("preference", read["seeds"]),
+        evaluation=read["evaluation"],
+    )
 
 
 def _validated(data: Any, path: Path, lines: dict[Place, str], problems: list[Problem]) -> Recipe | None:

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
+
+Record = TypeVar("Record")
+
+
+def from_dict(kind: type[Record], data: Any) -> Record:
+    """A record from the plain values that `dataclasses.asdict` made of it."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind).validate_python(data)
 
 
 @dataclass(frozen=True)

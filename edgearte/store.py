@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
 from tqdm import tqdm
 
 from edgearte.errors import UserError
@@ -41,12 +42,15 @@ CREATE TABLE IF NOT EXISTS attempts (key TEXT NOT NULL, stage TEXT NOT NULL, pid
 
 @dataclass(frozen=True)
 class Entry:
-    """One use of the store: a stage's label, how many results it gave, how many were there before, the seconds they took."""
+    """One use of the store: the stage and its label, how many results it gave, how many were there before, the seconds they
+    took when they were computed, and the tokens that rows say they cost (their `tokens`)."""
 
     stage: str
+    label: str
     rows: int
     cached: int
     seconds: float
+    tokens: int = 0
 
 
 def canonical(value: Any) -> str:
@@ -55,6 +59,8 @@ def canonical(value: Any) -> str:
     def plain(v: Any) -> Any:
         if is_dataclass(v) and not isinstance(v, type):
             return asdict(v)
+        if isinstance(v, BaseModel):
+            return v.model_dump(mode="json")
         if isinstance(v, Path):
             return str(v)
         raise TypeError(f"{type(v).__name__} cannot be part of a store key")
@@ -136,8 +142,10 @@ class Store:
                 found[key] = values
                 seconds += took
                 bar.update(len(part))
-        self.ledger.append(Entry(label or stage, len(plain), cached, seconds))
-        return [value for key in keys for value in found[key]]
+        values = [value for key in keys for value in found[key]]
+        tokens = sum(v.get("tokens", 0) for v in values if isinstance(v, dict))
+        self.ledger.append(Entry(stage, label or stage, len(plain), cached, seconds, tokens))
+        return values
 
     def value(
         self, stage: str, version: int, options: Any, compute: Callable[[], Any], *, label: str = ""
@@ -153,7 +161,7 @@ class Store:
         path = self.root / "trees" / key
         if path.is_dir():  # the rename is the commit; the row beside it only remembers what it cost
             done = self._db.execute("SELECT seconds FROM trees WHERE key = ?", (key,)).fetchone()
-            self.ledger.append(Entry(label or stage, 1, 1, done[0] if done else 0.0))
+            self.ledger.append(Entry(stage, label or stage, 1, 1, done[0] if done else 0.0))
             return path
         start = time.monotonic()
         self._attempt(key, stage)
@@ -170,7 +178,7 @@ class Store:
         took = time.monotonic() - start
         self._write("INSERT OR REPLACE INTO trees VALUES (?,?,?,?,?,?)",
                     [(key, stage, version, canonical(options), took, time.time())])  # fmt: skip
-        self.ledger.append(Entry(label or stage, 1, 0, took))
+        self.ledger.append(Entry(stage, label or stage, 1, 0, took))
         return path
 
     def _attempt(self, key: str, stage: str) -> None:

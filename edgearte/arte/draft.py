@@ -47,11 +47,10 @@ class Drafted:
     drafts: tuple[Draft, ...]
     asked: int
     dropped: Mapping[str, int]
-    teacher_tokens: int
 
 
 def draft_questions(
-    teacher: LM, task: Task, settings: Settings, count: int, store: Store, *, purpose: str
+    teacher: LM, task: Task, settings: Settings, count: int, store: Store, *, purpose: str, label: str
 ) -> Drafted:
     """`count` verified questions, or as many as `settings.attempts` rounds of prompts bring.
 
@@ -60,15 +59,14 @@ def draft_questions(
     """
     verifier = Verifier(task, settings.near_copy)
     kept: list[Draft] = []
-    tokens = asked = 0
+    asked = 0
     wave = max(1, -(-count // settings.per_prompt))
     for attempt in range(settings.attempts):
         items = [_ask(task, settings, purpose, attempt * wave + i) for i in range(wave)]
         outputs = store.rows(
             "draft questions", VERSION, _options(teacher, task, settings), items,
-            lambda part: _questions(teacher, task, settings, part), chunk=PROMPTS, label=f"{purpose}: questions",
+            lambda part: _questions(teacher, task, settings, part), chunk=PROMPTS, label=label,
         )  # fmt: skip
-        tokens += sum(o["tokens"] for o in outputs)
         asked += wave * settings.per_prompt
         for item, output in zip(items, outputs, strict=True):
             missing = settings.per_prompt - len(output["questions"])
@@ -77,19 +75,18 @@ def draft_questions(
                 if verifier.accepts(text, target):
                     kept.append(_draft(purpose, item, text, target))
         if settings.vote:
-            kept, cost = _voted(teacher, task, settings, kept, verifier, store, purpose)
-            tokens += cost
+            kept = _voted(teacher, task, settings, kept, verifier, store, purpose)
         if len(kept) >= count:
             break
     dropped = {reason: n for reason, n in verifier.dropped.items() if n}
-    return Drafted(tuple(kept[:count]), asked, dropped, tokens)
+    return Drafted(tuple(kept[:count]), asked, dropped)
 
 
 def draft_rationales(
     teacher: LM, task: Task, settings: Settings, drafts: Sequence[Draft], strategies: Mapping[str, str], store: Store,
-    *, purpose: str,
-) -> tuple[tuple[Draft, ...], int]:  # fmt: skip
-    """One rationale for every draft and strategy (T = 0), and the tokens they took."""
+    *, label: str,
+) -> tuple[Draft, ...]:  # fmt: skip
+    """One rationale for every draft and strategy (T = 0)."""
     items = [
         {"id": d.id, "input": d.input, "target": d.target, "strategy": name, "instruction": text}
         for d in drafts
@@ -97,13 +94,13 @@ def draft_rationales(
     ]
     outputs = store.rows(
         "draft rationales", VERSION, _options(teacher, task, settings), items,
-        lambda part: _rationales(teacher, task, settings, part), chunk=RATIONALES, label=f"{purpose}: rationales",
+        lambda part: _rationales(teacher, task, settings, part), chunk=RATIONALES, label=label,
     )  # fmt: skip
     by_draft: dict[str, list[Rationale]] = {}
     for item, output in zip(items, outputs, strict=True):
         text = output["text"]
         by_draft.setdefault(item["id"], []).append(Rationale(item["strategy"], text, extract(text, task.answer)))
-    return tuple(replace(d, rationales=tuple(by_draft.get(d.id, ()))) for d in drafts), sum(o["tokens"] for o in outputs)
+    return tuple(replace(d, rationales=tuple(by_draft.get(d.id, ()))) for d in drafts)
 
 
 def question_prompt(teacher: LM, task: Task, settings: Settings, seeds: Sequence[str]) -> str:

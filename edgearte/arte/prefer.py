@@ -19,8 +19,8 @@ ROWS = 64  # generations of a chunk, in whole rationales
 
 def score(
     student: LM, task: Task, drafts: Sequence[Draft], questions: int, max_tokens: int, store: Store
-) -> tuple[tuple[Preference, ...], int]:
-    """s_r of every rationale over the first `questions` preference questions, and the student tokens they took.
+) -> tuple[Preference, ...]:
+    """s_r of every rationale over the first `questions` preference questions.
 
     s_r = mean over preference questions (q', a') of 1[student, one-shot with (q, r), answers q' with a'], greedy, exact match.
     """
@@ -55,11 +55,10 @@ def score(
 
     outputs = store.rows("prefer", VERSION, options, items, compute, chunk=max(1, ROWS // len(asked)),
                          label="student preferences")  # fmt: skip
-    scores = tuple(
+    return tuple(
         Preference(i["id"], i["strategy"], len(asked), sum(o["correct"]), sum(o["extracted"]))
         for i, o in zip(items, outputs, strict=True)
     )
-    return scores, sum(o["tokens"] for o in outputs)
 
 
 def rationale_scores(preferences: Sequence[Preference]) -> dict[tuple[str, str], float]:

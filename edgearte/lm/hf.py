@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -224,8 +225,9 @@ def _tokens_until(tokenizer: Any, ids: list[int], text: str) -> int:
     return low
 
 
-def torch_threads() -> int:
-    """Threads torch computes with; recorded beside results, since they make them comparable but not equal."""
-    import torch
-
-    return int(torch.get_num_threads())
+def has_chat_template(folder: Path) -> bool:
+    """Whether a checkpoint brings a chat template; told from its files, without loading the tokenizer."""
+    config = folder / "tokenizer_config.json"
+    return (folder / "chat_template.jinja").is_file() or (
+        config.is_file() and bool(json.loads(config.read_text("utf-8")).get("chat_template"))
+    )

@@ -1,0 +1,56 @@
+"""The training set (paper 4): a teacher repeats the drafting and adds one rationale a question, with the naive prompt at T = 0."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
+
+from edgearte.arte import prompts
+from edgearte.arte.draft import Settings, draft_questions, draft_rationales
+from edgearte.lm.base import LM
+from edgearte.records import Draft, Example
+from edgearte.store import Store
+from edgearte.task import Task
+
+
+@dataclass(frozen=True)
+class Tailored:
+    """Examples with the drafts they were made of, and why others were dropped."""
+
+    examples: tuple[Example, ...]
+    drafts: tuple[Draft, ...]
+    dropped: Mapping[str, int]
+
+
+def tailor(teacher: LM, task: Task, settings: Settings, count: int, store: Store, *, arm: str) -> Tailored:
+    """Up to `count` examples by one teacher. An example whose rationale holds no answer would teach none: it is dropped."""
+    drafted = draft_questions(teacher, task, settings, count, store, purpose="tailor", label=f"tailor, {arm}: questions")
+    drafts = draft_rationales(teacher, task, settings, drafted.drafts, {"naive": prompts.NAIVE}, store,
+                              label=f"tailor, {arm}: rationales")  # fmt: skip
+    dropped = Counter(drafted.dropped)
+    examples = []
+    for draft in drafts:
+        rationale = draft.rationales[0]
+        if rationale.answer is None:
+            dropped["no answer in the rationale"] += 1
+            continue
+        asked = prompts.zero_shot(task, draft.input)
+        examples.append(Example(draft.id, asked, rationale.text, draft.target, draft.source))
+    return Tailored(tuple(examples), drafts, dict(dropped))
+
+
+def seeds_alone(task: Task, size: int) -> tuple[Example, ...]:
+    """The user's own seeds, repeated to the size of a tailored set: the baseline without which every gain may be the format."""
+    once = [
+        Example(q.id, prompts.zero_shot(task, q.input), prompts.completion_of(task, q), q.target, "seed")
+        for q in task.seeds
+    ]
+    return tuple(islice(cycle(once), size))
+
+
+def equal_size(sets: Mapping[str, Sequence[Example]]) -> dict[str, tuple[Example, ...]]:
+    """Every arm's set cut to the smallest one, so that arms differ in what they teach and not in how much."""
+    size = min(map(len, sets.values()))
+    return {arm: tuple(examples[:size]) for arm, examples in sets.items()}

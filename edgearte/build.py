@@ -1,0 +1,152 @@
+"""`edgearte build`: a recipe, once through the loop, into a run folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from edgearte import __version__, catalogue
+from edgearte.errors import UserError
+from edgearte.load import load_recipe, load_task
+from edgearte.recipe import Recipe
+from edgearte.store import Store, digest
+from edgearte.task import Task
+
+if TYPE_CHECKING:
+    from edgearte.loop import Found
+    from edgearte.report.result import Result
+
+KEY = "build.key"
+
+
+def build(recipe_path: Path, overrides: list[str], runs: Path) -> Result:
+    """Run a recipe and leave `RUNS/NAME/`. A finished run of the very same inputs is read back, not computed."""
+    from edgearte.forecast import check
+    from edgearte.lm import weights
+
+    recipe = load_recipe(recipe_path, overrides)
+    task = load_task(recipe)
+    check(recipe, task, runs)
+    run = _writable(runs / recipe.name)
+    store = Store(runs / "store")
+    try:
+        teacher = weights.resolve(recipe.teacher.model, store, revision=recipe.teacher.revision)
+        student = weights.resolve(recipe.student.model, store, revision=recipe.student.revision)
+        key = digest("build", __version__, recipe, task, teacher.identity, student.identity, _catalogued(recipe))
+        done = _finished(run, key)
+        return done or _build(recipe, task, run, store, key)
+    finally:
+        store.close()
+
+
+def _build(recipe: Recipe, task: Task, run: Path, store: Store, key: str) -> Result:
+    from edgearte import loop, outcome
+    from edgearte.convert.bundle import write_bundle
+    from edgearte.report.html import write_report
+    from edgearte.report.result import to_json
+
+    (run / KEY).unlink(missing_ok=True)
+    text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    _write(run / "recipe.yaml", text)
+    found = loop.once(recipe, task, store)
+    result = outcome.result(recipe, task, found, store.ledger, run / "bundle")
+    _write_data(run / "data", found)
+    if any(not a.failed for a in found.artifacts):
+        write_bundle(
+            run / "bundle", name=recipe.name, checkpoint=found.taught[loop.ARTE], artifacts=found.artifacts,
+            card=outcome.card(recipe, task, found, result),
+            lineage=[vars(step) for step in outcome.lineage(task, found)],
+        )  # fmt: skip
+    _write(run / "result.json", to_json(result))
+    write_report(result, run / "report.html")
+    _write(run / KEY, key)
+    return result
+
+
+def _finished(run: Path, key: str) -> Result | None:
+    """The result of a run that ended with these very inputs and still has what it left."""
+    from edgearte.report.result import from_json
+
+    marker = run / KEY
+    kept = [run / name for name in ("result.json", "report.html", "recipe.yaml")]
+    if not marker.is_file() or marker.read_text("utf-8") != key or not all(p.is_file() for p in kept):
+        return None
+    result = from_json((run / "result.json").read_text("utf-8"), str(run / "result.json"))
+    bundled = not result.decision or not result.decision.preset or (run / "bundle" / "manifest.json").is_file()
+    return result if bundled else None
+
+
+def _catalogued(recipe: Recipe) -> dict[str, Any]:
+    """The catalogue entries a recipe names, by content: editing one makes another build."""
+    presets = {name: catalogue.load("export", name) for name in recipe.export.presets}
+    return {"export": presets, "suite": catalogue.load("benchmarks", recipe.measure.suite)}
+
+
+def _writable(run: Path) -> Path:
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        probe = run / f".{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"{run}: the run folder cannot be written: {error.strerror}") from error
+    return run
+
+
+def _write(path: Path, text: str) -> None:
+    """A file of the run, whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, "utf-8")
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"{path}: could not be written: {error.strerror}") from error
+
+
+def _write_data(folder: Path, found: Found) -> None:
+    """What was written along the way, as parquet: pairs and training sets in TRL's own forms."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from edgearte.train.sft import conversations
+
+    tables: dict[str, list[dict[str, Any]]] = {
+        "drafts": [
+            {"id": d.id, "input": d.input, "target": d.target, "source": d.source, "seeds": list(d.seeds),
+             "strategy": x.strategy, "rationale": x.text, "answer": x.answer}
+            for d in found.drafts for x in d.rationales
+        ],
+        "preferences": [{**vars(p), "score": p.score} for p in found.preferences],
+        "pairs": [vars(p) for p in found.pairs],
+    }  # fmt: skip
+    for arm, examples in found.sets.items():
+        rows = conversations(examples, chat=True)
+        extra = [{"id": e.id, "target": e.target, "source": e.source} for e in examples]
+        tables[f"train-{arm.replace(' ', '-').lower()}"] = [{**a, **b} for a, b in zip(rows, extra, strict=True)]
+    folder.mkdir(exist_ok=True)
+    for name, rows in tables.items():
+        if rows:
+            partial = folder / f".{name}.partial"
+            pq.write_table(pa.Table.from_pylist(rows), partial)
+            partial.replace(folder / f"{name}.parquet")
+    (folder / "README.md").write_text(
+        "Rows of one build, in TRL's forms: `pairs` has prompt/chosen/rejected, `train-*` has prompt/completion.\n", "utf-8"
+    )
+
+
+def read_result(run: Path) -> Result:
+    """The result of a run folder, or of a result.json named itself."""
+    from edgearte.report.result import from_json
+
+    path = run / "result.json" if run.is_dir() else run
+    try:
+        return from_json(path.read_text("utf-8"), str(path))
+    except FileNotFoundError:
+        raise UserError(f"{run}: no finished build here (no result.json)") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error

