@@ -39,7 +39,7 @@ def convert(gguf: Path, header: GGUFHeader, folder: Path) -> None:
             _save_model(link, header, folder)
         except (ValueError, KeyError, TypeError, NotImplementedError, RuntimeError, ImportError) as error:
             raise UserError(f"{gguf}: cannot be made a trainable model: {type(error).__name__}: {error}") from error
-    gc.collect()
+    gc.collect()  # the model is gone before the check loads it again
     _verify(gguf, header, folder)
 
 
@@ -49,8 +49,8 @@ def _space(gguf: Path, header: GGUFHeader, folder: Path) -> None:
     parameters = sum(t.elements for t in header.tensors.values())
     written = parameters * (2 if stored_dtype(parameters) == "bfloat16" else 4)
     largest = max(t.elements for t in header.tensors.values())
-    # Measured peaks: 1.2 GB for 0.13 B parameters, 3.8 for 0.63 B (both float32), 5.5 for 1.8 B (bfloat16). The weights are
-    # held once; beside them one tensor at a time is unpacked in float32, and Python with torch takes half a gigabyte.
+    # Measured peaks: 1.2 GB for 0.13 B parameters, 3.8 for 0.63 B (both float32), 5.5 for 1.8 B (bfloat16). The weights
+    # are held once; beside them one tensor at a time is unpacked in float32, and torch takes half a gigabyte itself.
     memory = 1.1 * written + 8 * largest + 0.7e9
     free = psutil.virtual_memory().available
     if free < memory:
@@ -95,42 +95,28 @@ def _save_model(link: Path, header: GGUFHeader, folder: Path) -> None:
     )
     if info["missing_keys"]:
         raise ValueError(f"the file lacks {', '.join(sorted(info['missing_keys'])[:5])}")
-    config = model.config
-    del config.quantization_config  # dequantized by now, but transformers refuses to save it while this says otherwise
-    state = dict(model.state_dict())
-    generation = model.generation_config
-    if not config.tie_word_embeddings:
-        _tie(model, header, state)
-    del model
-    with torch.device("meta"):  # no second copy of the weights: the state is assigned, not copied
-        clean = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    missing = clean.load_state_dict(state, strict=False, assign=True).missing_keys
-    clean.tie_weights()
-    if left := [name for name in missing if dict(clean.named_parameters(remove_duplicate=False))[name].is_meta]:
-        raise ValueError(f"the file lacks {', '.join(left[:5])}")
+    if not model.config.tie_word_embeddings:
+        _tie(model, header)
     ends = [header.metadata.get(f"tokenizer.ggml.{key}_token_id") for key in ("eos", "eot")]
     ids = list(dict.fromkeys(int(i) for i in ends if i is not None))
-    if isinstance(generation.eos_token_id, int | None) and ids:
-        generation.eos_token_id = ids if len(ids) > 1 else ids[0]
-    clean.generation_config = generation
-    clean.save_pretrained(folder)
+    if isinstance(model.generation_config.eos_token_id, int | None) and ids:
+        model.generation_config.eos_token_id = ids if len(ids) > 1 else ids[0]
+    model.save_pretrained(folder)
 
 
-def _tie(model: Any, header: GGUFHeader, state: dict[str, Any]) -> None:
+def _tie(model: Any, header: GGUFHeader) -> None:
     """Tie the output to the embedding where a quantizer stored one matrix twice, at different precision.
 
     Qwen2.5's small models are published tied; their GGUF files carry both. Untied, 0.49 B becomes 0.63 B parameters:
     the copies drift apart in training and are stored twice on the device. The more precise one is kept.
     """
     given, produced = model.get_input_embeddings(), model.get_output_embeddings()
-    a, b = given.weight.detach(), produced.weight.detach()
+    a, b = given.weight.data, produced.weight.data
     if a.shape != b.shape or float((a - b).float().norm() / a.float().norm()) > SAME_MATRIX:
         return
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    output = header.tensors["output.weight"]
-    best = b if output.bits > header.tensors["token_embd.weight"].bits else a
-    state[names[id(given.weight)]] = best
-    del state[names[id(produced.weight)]]
+    if header.tensors["output.weight"].bits > header.tensors["token_embd.weight"].bits:
+        given.weight.data = b
+    produced.weight = given.weight
     model.config.tie_word_embeddings = True
 
 
