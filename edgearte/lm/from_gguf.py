@@ -37,7 +37,9 @@ def convert(gguf: Path, header: GGUFHeader, folder: Path) -> None:
         try:
             _save_tokenizer(link, header, folder)
             _save_model(link, header, folder)
-        except (ValueError, KeyError, TypeError, NotImplementedError, RuntimeError, ImportError) as error:
+        except OSError:  # a full disk is the store's to explain
+            raise
+        except Exception as error:  # the readers raise whatever they meet in the file, tokenizers a bare Exception
             raise UserError(f"{gguf}: cannot be made a trainable model: {type(error).__name__}: {error}") from error
     gc.collect()  # the model is gone before the check loads it again
     _verify(gguf, header, folder)
