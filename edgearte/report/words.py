@@ -1,0 +1,129 @@
+"""How figures are written for people: the same in the report, the terminal and the plots."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from edgearte.records import Accuracy, Artifact, Spread
+from edgearte.report.result import ArtifactResult, Result
+
+DASH = "–"
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A plain number; a dash where there is none."""
+    return DASH if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def significant(value: float | None, digits: int = 3) -> str:
+    """A number with so many significant digits and no exponent in the usual range."""
+    if value is None or not math.isfinite(value):
+        return DASH
+    if value == 0:
+        return "0"
+    decimals = digits - 1 - math.floor(math.log10(abs(value)))
+    return f"{value:.{max(decimals, 0)}f}"
+
+
+def percent(fraction: float | None, digits: int = 1) -> str:
+    """A fraction as a percentage."""
+    return DASH if fraction is None or not math.isfinite(fraction) else f"{100 * fraction:.{digits}f} %"
+
+
+def points(fraction: float) -> str:
+    """A difference of two fractions in percentage points, with its sign."""
+    return DASH if not math.isfinite(fraction) else f"{100 * fraction:+.1f}".replace("-", "−")
+
+
+def interval(accuracy: Accuracy) -> str:
+    return f"{100 * accuracy.low:.1f} {DASH} {100 * accuracy.high:.1f} %"
+
+
+def p_value(p: float) -> str:
+    return DASH if not math.isfinite(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def size(count: float | None) -> str:
+    """Bytes in decimal units, as disks and shops count them."""
+    if count is None or not math.isfinite(count):
+        return DASH
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{significant(count / factor)} {unit}"
+    return f"{count:.0f} B"
+
+
+def count(value: int) -> str:
+    """An integer with its thousands apart."""
+    return f"{value:,}".replace(",", "\u202f")
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as a person would say them."""
+    if seconds is None or not math.isfinite(seconds):
+        return DASH
+    if seconds < 1:
+        return f"{significant(1000 * seconds)} ms"
+    if seconds < 90:
+        return f"{significant(seconds)} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def extremes(value: Spread, scale: float = 1.0) -> str:
+    """The lowest and highest run of a repeated measurement; nothing where there was one."""
+    if value.runs < 2:
+        return ""
+    return f"{significant(scale * value.low)} {DASH} {significant(scale * value.high)}"
+
+
+def gate_figure(artifact: Artifact, *names: str) -> float | None:
+    """The first of these figures that a gate of the artifact gives as evidence."""
+    for gate in artifact.gates:
+        for name in names:
+            value = gate.evidence.get(name)
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                return float(value)
+    return None
+
+
+def kl(artifact: Artifact) -> float | None:
+    """KL divergence from the checkpoint in nats, as the logits gate found it."""
+    return gate_figure(artifact, "kl", "kl_divergence", "mean_kl")
+
+
+def top1(artifact: Artifact) -> float | None:
+    """Share of positions where artifact and checkpoint agree on the most likely token."""
+    return gate_figure(artifact, "top1", "top1_agreement", "top_1")
+
+
+def chosen(result: Result) -> ArtifactResult | None:
+    """The artifact the build decided for."""
+    preset = result.decision.preset if result.decision else ""
+    return next((a for a in result.artifacts if preset and a.artifact.preset == preset), None)
+
+
+def deployed(result: Result) -> str:
+    """The label of the model that the artifacts are: the one asked through a preset."""
+    return next((row.model for row in result.accuracy if row.where != "checkpoint"), "")
+
+
+def answer_seconds(item: ArtifactResult) -> float | None:
+    """Seconds from prompt to the end of the measured answer: the first token, then the others at the decoding rate."""
+    m = item.measurement
+    if m is None or not m.decode_tps.median > 0:
+        return None
+    return m.first_token_s.median + max(m.new_tokens - 1, 0) / m.decode_tps.median
+
+
+def flat(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Nested dictionaries as dotted keys with plain values."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from flat(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list | tuple):
+        yield key, ", ".join(str(v) for v in value)
+    elif value not in (None, ""):
+        yield key, str(value)
