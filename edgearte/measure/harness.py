@@ -1,0 +1,148 @@
+"""The child process that measures: `python -m edgearte.measure.harness` reads one JSON job (a line on standard input)
+and prints one JSON record per line.
+
+It runs where the artifact is to run. This folder, edgearte/errors.py, numpy and one runtime are all it needs; torch and
+transformers are never imported, they would count as the artifact's memory.
+
+Job: `kind` (measure | answer), `artifact`, `runtime`, `threads`, then `suite` or `prompts`, `max_tokens`, `stop`.
+With `tethered` the child ends as soon as its standard input closes, so that it cannot outlive its parent, near or far.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgearte.errors import UserError
+from edgearte.measure import machine
+
+if TYPE_CHECKING:
+    from edgearte.measure import genai, llamacpp
+
+    Engine = llamacpp.Engine | genai.Engine
+
+PASSAGE = (
+    "The ferry left the harbour a little after seven, when the fog had begun to lift from the water and the first gulls "
+    "were already quarrelling over the nets. Anna counted the crates again: twelve of apples, four of honey, and one, "
+    "carefully tied, that held the old clock from her grandmother's kitchen. \"Will it still run?\" asked the boy beside "
+    "her. She smiled and said that it had stopped only twice in ninety years, once for a flood and once for a wedding. "
+    "Behind them the town grew small, first the houses, then the church, and at last the lighthouse with its red lamp. "
+    "By noon they would reach the island; by evening, if the wind was kind, the clock would strike again. "
+)
+
+
+def main() -> int:
+    records = _own_stdout()
+
+    def emit(record: dict[str, Any]) -> None:
+        records.write(json.dumps(record) + "\n")
+        records.flush()
+
+    job = json.loads(sys.stdin.readline())
+    if job.get("tethered"):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then lets go of the tether
+        threading.Thread(target=_tether, daemon=True).start()
+    try:
+        {"measure": measure, "answer": answer}[job["kind"]](job, emit)
+    except UserError as error:
+        emit({"kind": "error", "message": str(error)})
+        return 2
+    except Exception as error:
+        traceback.print_exc()
+        emit({"kind": "error", "message": f"{type(error).__name__}: {error}"})
+        return 1
+    return 0
+
+
+def measure(job: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> None:
+    """Time the suite. Records: `machine`, one `run` per repeat, `load` with the seconds of every load, `memory`."""
+    suite = job["suite"]
+    described = machine.describe()  # before we are the load
+    _engine(job)
+    before = machine.peak_memory()
+    engine, seconds = _load(job)
+    emit({"kind": "machine", "machine": {**described, **engine.versions}, "threads": engine.threads})
+    prompt = passage(engine.tokens, suite["prompt_tokens"])
+    if len(prompt) + suite["new_tokens"] >= engine.context:
+        raise UserError(
+            f"suite {suite['name']} needs {len(prompt) + suite['new_tokens']} tokens of context, "
+            f"this artifact has {engine.context}"
+        )
+    for number in range(suite["warmups"] + suite["repeats"]):
+        read, first, steps = engine.time_once(prompt, suite["new_tokens"])
+        if number >= suite["warmups"]:
+            emit({"kind": "run", "prefill_s": read, "first_token_s": first, "steps_s": steps})
+    emit({"kind": "memory", "peak_bytes": machine.peak_memory(), "before_load_bytes": before})
+    loads = [seconds]
+    while len(loads) < suite["repeats"]:
+        engine.close()
+        engine, seconds = _load(job)
+        loads.append(seconds)
+    emit({"kind": "load", "load_s": loads})
+
+
+def answer(job: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> None:
+    """Continue the prompts greedily. Records: one `answer` each, as they end."""
+    from edgearte.measure.rows import Continuation, Row
+
+    def done(index: int, written: Continuation) -> None:
+        emit({"kind": "answer", "index": index, "text": written.text, "prompt_tokens": written.prompt_tokens,
+              "new_tokens": written.new_tokens, "ended": written.ended})  # fmt: skip
+
+    engine, _ = _load(job)
+    rows = [Row(text=p["text"], prefix=p.get("prefix", "")) for p in job["prompts"]]
+    engine.generate(rows, max_tokens=job["max_tokens"], stop=job["stop"], done=done)
+
+
+def passage(tokens: Callable[[str], list[int]], length: int) -> list[int]:
+    """Exactly `length` token ids of English prose, the same every time."""
+    ids = tokens(PASSAGE)
+    copies = -(-length // max(len(ids) - 1, 1))
+    return tokens(PASSAGE * copies)[:length]
+
+
+def _engine(job: dict[str, Any]) -> type[Engine]:
+    """The engine of the job's runtime, with the runtime's libraries loaded."""
+    if job["runtime"] == "llama.cpp":
+        from edgearte.measure import llamacpp
+
+        llamacpp.library()
+        return llamacpp.Engine
+    if job["runtime"] == "onnxruntime-genai":
+        from edgearte.measure import genai
+
+        genai.library()
+        return genai.Engine
+    raise UserError(f"no runtime called {job['runtime']!r}; known: llama.cpp, onnxruntime-genai")
+
+
+def _load(job: dict[str, Any]) -> tuple[Engine, float]:
+    """The artifact, ready, and the seconds it took to load (the runtime's own libraries apart)."""
+    engine = _engine(job)
+    start = time.perf_counter()
+    return engine(Path(job["artifact"]), threads=job["threads"]), time.perf_counter() - start
+
+
+def _own_stdout() -> Any:
+    """Standard output for records alone: whatever a runtime prints there goes to standard error."""
+    records = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return records
+
+
+def _tether() -> None:
+    while os.read(0, 1):  # not sys.stdin: its lock, held here, would be missed when the interpreter shuts down
+        pass
+    os._exit(3)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""A look at a GGUF header before a runtime gets it: lengths that lie crash a loader, and a crash explains nothing."""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from pathlib import Path
+
+from edgearte.errors import UserError
+
+_SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # bytes by GGUF value type
+_STRING, _ARRAY = 8, 9
+
+
+def check_gguf(path: Path) -> None:
+    """Walk the header within the bounds of the file. llama.cpp trusts lengths more than it should, and checks the data
+    itself."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        try:
+            problem = _walk(data)
+        except (struct.error, KeyError):
+            problem = "its header is cut off or damaged"
+    if problem:
+        raise UserError(f"{path}: a broken GGUF file: {problem}; fetch or export it again")
+
+
+def _walk(data: mmap.mmap) -> str:
+    version, tensors, keys = struct.unpack_from("<IQQ", data, 4)
+    if version not in (2, 3):
+        return f"version {version}, where 2 and 3 are known (a big-endian file?)"
+    at, alignment = 24, 32
+    for _ in range(keys):
+        key, at = _string(data, at)
+        (kind,) = struct.unpack_from("<I", data, at)
+        if key == b"general.alignment" and kind == 4:
+            (alignment,) = struct.unpack_from("<I", data, at + 4)
+        at = _skip(data, at + 4, kind)
+    ends = 0
+    for _ in range(tensors):
+        _, at = _string(data, at)
+        (dimensions,) = struct.unpack_from("<I", data, at)
+        if dimensions > 4:
+            return f"a tensor of {dimensions} dimensions"
+        (offset,) = struct.unpack_from("<Q", data, at + 8 + 8 * dimensions)
+        ends = max(ends, offset)
+        at += 16 + 8 * dimensions
+    if not 0 < alignment <= 1 << 16:
+        return f"tensors aligned to {alignment} bytes"
+    if tensors and -(-at // alignment) * alignment + ends >= len(data):
+        return f"its last tensor lies beyond its end ({len(data):,} bytes); it was cut short"
+    return ""
+
+
+def _skip(data: mmap.mmap, at: int, kind: int) -> int:
+    if kind == _STRING:
+        return _string(data, at)[1]
+    if kind != _ARRAY:
+        return at + _SCALARS[kind]
+    kind, count = struct.unpack_from("<IQ", data, at)
+    at += 12
+    if kind != _STRING:
+        return at + _SCALARS[kind] * count
+    for _ in range(count):
+        at += 8 + struct.unpack_from("<Q", data, at)[0]
+    return at
+
+
+def _string(data: mmap.mmap, at: int) -> tuple[bytes, int]:
+    (length,) = struct.unpack_from("<Q", data, at)
+    end = at + 8 + length
+    if end > len(data):
+        raise struct.error("a string beyond the end")
+    return data[at + 8 : end], end

@@ -1,0 +1,386 @@
+"""llama.cpp through the low-level API of llama-cpp-python: many sequences in one batch, forked from a shared prefix.
+
+Decoding reads all weights once per step whatever the number of rows, so rows are decoded side by side; a row that has
+ended makes room for the next one waiting. Which rows meet in a batch follows from the call alone, never from time, so
+the same call gives the same bytes. It may still differ in a near-tie from a call with other rows beside it: kernels sum
+in another order for another batch size.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgearte.errors import UserError
+from edgearte.measure.machine import cores
+from edgearte.measure.rows import Continuation, Group, Logits, Row, Writer, pick, shared_prefixes
+
+BATCH = 512  # tokens per call of llama_decode, and per pass through the weights
+PREFIX = 0  # the sequence that holds the shared prefix; rows live in sequences 1, 2, …
+
+_log: deque[str] = deque(maxlen=30)
+
+
+@dataclass
+class _Active:
+    """A row that is being written, in its sequence."""
+
+    index: int
+    row: Row
+    sequence: int
+    prompt: list[int]
+    position: int  # tokens of it in the cache, once the pending ones are decoded
+    pending: list[int]  # tokens still to be decoded; the logits after the last one are wanted
+    writer: Writer
+    written: int = 0
+
+
+@dataclass
+class _Work:
+    """Tokens to decode in one go; `tags` names whose logits are wanted after a token."""
+
+    tokens: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    sequences: list[int] = field(default_factory=list)
+    tags: list[Any] = field(default_factory=list)
+
+    def add(self, tokens: Sequence[int], position: int, sequence: int, tags: Sequence[Any]) -> None:
+        self.tokens += tokens
+        self.positions += range(position, position + len(tokens))
+        self.sequences += [sequence] * len(tokens)
+        self.tags += tags
+
+
+class Engine:
+    """One GGUF file, loaded. Not for use by several threads at a time.
+
+    `threads` 0 means the physical cores that may be used; `parallel` is the number of rows decoded side by side and, as
+    it decides who shares a batch, can tip a near-tie.
+    """
+
+    def __init__(self, path: Path, *, threads: int = 0, parallel: int = 16) -> None:
+        self._c = library()
+        self.threads = threads or cores()
+        self.parallel = parallel
+        self.versions = {
+            "llama-cpp-python": importlib.metadata.version("llama-cpp-python"),
+            "llama.cpp": self._c.llama_print_system_info().decode().strip(" |"),
+        }
+        params = self._c.llama_model_default_params()
+        params.n_gpu_layers = 0
+        _log.clear()
+        self._model = self._c.llama_model_load_from_file(str(path).encode(), params)
+        if not self._model:
+            raise UserError(f"{path}: llama.cpp cannot load this file:\n{_log_text()}")
+        self._vocab = self._c.llama_model_get_vocab(self._model)
+        self.vocabulary = int(self._c.llama_vocab_n_tokens(self._vocab))
+        self.context = int(self._c.llama_model_n_ctx_train(self._model))
+        self._context: Any = None
+        self._room = 0
+        self._pieces: dict[int, bytes] = {}
+
+    def close(self) -> None:
+        """Free the model; the engine is of no use afterwards."""
+        if self._context is not None:
+            self._c.llama_free(self._context)
+        self._c.llama_model_free(self._model)
+        self._context = self._model = None
+
+    @property
+    def vocab(self) -> Any:
+        """llama.cpp's vocabulary pointer, for llguidance."""
+        return self._vocab
+
+    def metadata(self, key: str) -> str:
+        """A GGUF metadata value as text; empty when there is none."""
+        size = self._c.llama_model_meta_val_str(self._model, key.encode(), None, 0)
+        if size < 0:
+            return ""
+        buffer = ctypes.create_string_buffer(size + 1)
+        self._c.llama_model_meta_val_str(self._model, key.encode(), buffer, size + 1)
+        return buffer.value.decode("utf-8", "replace")
+
+    def special(self, name: str) -> int:
+        """The id of a special token, `bos` or `eos`; -1 when the model has none."""
+        ids = {"bos": self._c.llama_vocab_bos, "eos": self._c.llama_vocab_eos}
+        return int(ids[name](self._vocab))
+
+    def ends(self, token: int) -> bool:
+        """Whether this token ends a generation (EOS, end of turn, …)."""
+        return bool(self._c.llama_vocab_is_eog(self._vocab, token))
+
+    def tokens(self, text: str, *, start: bool = True) -> list[int]:
+        """Token ids of a text, special tokens in it parsed; at the `start` of a sequence BOS is added where the model
+        wants one and the text brings none."""
+        raw = text.encode("utf-8", "replace")
+        size = len(raw) + 8
+        buffer = (self._c.llama_token * size)()
+        count = self._c.llama_tokenize(self._vocab, raw, len(raw), buffer, size, False, True)
+        if count < 0:
+            raise RuntimeError(f"llama_tokenize wants {-count} tokens for {len(raw)} bytes")
+        ids = list(buffer[:count])
+        bos = self.special("bos")
+        if start and bos >= 0 and self._c.llama_vocab_get_add_bos(self._vocab) and ids[:1] != [bos]:
+            ids.insert(0, bos)
+        return ids
+
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """The bytes of one token; empty for a special token unless `special`."""
+        if special or token not in self._pieces:
+            buffer = ctypes.create_string_buffer(64)
+            size = self._c.llama_token_to_piece(self._vocab, token, buffer, 64, 0, special)
+            if size < 0:
+                buffer = ctypes.create_string_buffer(-size)
+                size = self._c.llama_token_to_piece(self._vocab, token, buffer, -size, 0, special)
+            if special:
+                return buffer.raw[:size]
+            self._pieces[token] = buffer.raw[:size]
+        return self._pieces[token]
+
+    def generate(
+        self,
+        rows: Sequence[Row],
+        *,
+        max_tokens: int,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        stop: Sequence[str] = (),
+        done: Callable[[int, Continuation], None] = lambda index, continuation: None,
+    ) -> list[Continuation]:
+        """Continue every row; `done` hears of each as it ends. Rows with the same prefix pay for it once."""
+        prompts = [self._prompt(row, max_tokens) for row in rows]
+        groups = shared_prefixes([row.prefix for row in rows], prompts)
+        waiting = deque((group, index) for group in groups for index in group.rows)
+        self._open([(g.shared, [len(prompts[i]) - g.shared + max_tokens for i in g.rows]) for g in groups])
+        free = list(range(self.parallel, 0, -1))
+        active: list[_Active] = []
+        results: dict[int, Continuation] = {}
+        resident: Group | None = None
+        while waiting or active:
+            while waiting and free:
+                group, index = waiting.popleft()
+                if group is not resident:
+                    self._hold(prompts[index][: group.shared])
+                    resident = group
+                sequence = free.pop()
+                self._fork(sequence)
+                pending = prompts[index][group.shared :]
+                active.append(
+                    _Active(index, rows[index], sequence, prompts[index], group.shared, pending, Writer(stop))
+                )
+            work = _Work()
+            for row in active:
+                work.add(row.pending, row.position, row.sequence, [None] * (len(row.pending) - 1) + [row])
+                row.position += len(row.pending)
+            for row, logits in self._decode(work):
+                ended = self._advance(row, logits, max_tokens, temperature, top_p)
+                if ended:
+                    results[row.index] = Continuation(row.writer.text(), len(row.prompt), row.written, ended)
+                    active.remove(row)
+                    self._drop(row.sequence)
+                    free.append(row.sequence)
+                    done(row.index, results[row.index])
+        return [results[i] for i in range(len(rows))]
+
+    def score(self, pairs: Sequence[tuple[Row, str]]) -> list[tuple[float, int]]:
+        """Log-likelihood in nats of a continuation after each row, summed over its tokens, and their number. The
+        continuation is tokenized on its own, as a model would have to write it."""
+        prompts = [self._prompt(row, 0) for row, _ in pairs]
+        endings = [self.tokens(text, start=False) for _, text in pairs]
+        whole = [p + e for p, e in zip(prompts, endings, strict=True)]
+        groups = shared_prefixes([row.prefix for row, _ in pairs], prompts)
+        self._open([(g.shared, [len(whole[i]) - g.shared for i in g.rows]) for g in groups])
+        sums = [0.0] * len(pairs)
+        for group in groups:
+            self._hold(prompts[group.rows[0]][: group.shared])
+            for at in range(0, len(group.rows), self.parallel):
+                work = _Work()
+                for sequence, index in enumerate(group.rows[at : at + self.parallel], 1):
+                    self._fork(sequence)
+                    before = len(prompts[index]) - group.shared - 1
+                    tags = [None] * before + [(index, token) for token in endings[index]]
+                    work.add(whole[index][group.shared : group.shared + len(tags)], group.shared, sequence, tags)
+                for (index, token), logits in self._decode(work):
+                    sums[index] += _log_probability(logits, token)
+                for sequence in range(1, self.parallel + 1):
+                    self._drop(sequence)
+        return [(total, len(ending)) for total, ending in zip(sums, endings, strict=True)]
+
+    def time_once(self, prompt: Sequence[int], new_tokens: int) -> tuple[float, float, list[float]]:
+        """Seconds to read a prompt, until its first token is chosen, and between the `new_tokens` after that, one
+        sequence. EOS does not end it: the length is the measure."""
+        needed = len(prompt) + new_tokens
+        if self._room < needed:  # kept between repeats: memory touched for the first time is slow
+            self._open([(0, [needed])], parallel=1)
+        self._c.llama_memory_clear(self._memory, False)
+        work = _Work()
+        work.add(list(prompt), 0, 1, [None] * (len(prompt) - 1) + ["last"])
+        start = time.perf_counter()
+        ((_, logits),) = self._decode(work)
+        read = time.perf_counter() - start
+        token = int(logits.argmax())
+        first = time.perf_counter() - start
+        steps = []
+        for position in range(len(prompt), len(prompt) + new_tokens):
+            start = time.perf_counter()
+            work = _Work([token], [position], [1], ["last"])
+            ((_, logits),) = self._decode(work)
+            token = int(logits.argmax())
+            steps.append(time.perf_counter() - start)
+        return read, first, steps
+
+    def _prompt(self, row: Row, max_tokens: int) -> list[int]:
+        ids = self.tokens(row.prefix + row.text)
+        if not ids:
+            raise UserError("a prompt is empty, and this model has no token to begin a text with")
+        if len(ids) + max_tokens > self.context:
+            raise UserError(
+                f"a prompt of {len(ids)} tokens and {max_tokens} new ones are more than the {self.context} tokens this "
+                "model was trained for; shorten the prompt or ask for fewer tokens"
+            )
+        return ids
+
+    def _advance(self, row: _Active, logits: Logits, max_tokens: int, temperature: float, top_p: float) -> str:
+        """Take the row's next token; why it ended, or nothing."""
+        constraint = row.row.constraint
+        if constraint is not None:
+            logits = constraint.mask(logits)
+        token = pick(logits, temperature, top_p, row.row.seed, row.written)
+        row.written += 1
+        row.pending = [token]
+        if self.ends(token):
+            return "eos"
+        if row.writer.add(self.piece(token)):
+            return "stop"
+        if constraint is not None and constraint.accept(token):
+            return "eos"
+        return "length" if row.written >= max_tokens else ""
+
+    def _open(self, groups: Sequence[tuple[int, Sequence[int]]], parallel: int = 0) -> None:
+        """A fresh context, large enough for the costliest rows to meet: (length of the prefix, tokens per row) by
+        group. Fresh, so that a call's results do not depend on the calls before it."""
+        parallel = parallel or self.parallel
+        rows = sorted((n for _, lengths in groups for n in lengths), reverse=True)[:parallel]
+        prefixes = sorted((n for n, _ in groups), reverse=True)[: parallel + 1]
+        params = self._c.llama_context_default_params()
+        params.n_ctx = sum(rows) + sum(prefixes) + 256
+        params.n_seq_max = parallel + 1
+        params.n_batch = params.n_ubatch = min(BATCH, params.n_ctx)
+        params.n_threads = params.n_threads_batch = self.threads
+        params.kv_unified = True  # a forked prefix is then held once, not copied
+        params.no_perf = True
+        if self._context is not None:
+            self._c.llama_free(self._context)
+        _log.clear()
+        self._context = self._c.llama_init_from_model(self._model, params)
+        if not self._context:
+            raise UserError(f"llama.cpp has no room for {params.n_ctx} tokens of context:\n{_log_text()}")
+        self._room = params.n_ctx
+        self._memory = self._c.llama_get_memory(self._context)
+        self._batch = _Batch(self._c, BATCH)
+
+    def _hold(self, prefix: Sequence[int]) -> None:
+        """Make this the prefix that rows are forked from. Rows forked from the one before keep theirs."""
+        self._drop(PREFIX)
+        work = _Work()
+        work.add(prefix, 0, PREFIX, [None] * len(prefix))
+        for _ in self._decode(work):
+            pass
+
+    def _fork(self, sequence: int) -> None:
+        self._c.llama_memory_seq_cp(self._memory, PREFIX, sequence, -1, -1)
+
+    def _drop(self, sequence: int) -> None:
+        self._c.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+
+    def _decode(self, work: _Work) -> Iterator[tuple[Any, Logits]]:
+        """Decode, and hand out the logits that were asked for. They are a view: used up before the next ones are
+        taken."""
+        for at in range(0, len(work.tokens), BATCH):
+            part = slice(at, at + BATCH)
+            tags = work.tags[part]
+            wanted = [tag is not None for tag in tags]
+            code = self._c.llama_decode(
+                self._context,
+                self._batch.fill(work.tokens[part], work.positions[part], work.sequences[part], wanted),
+            )
+            if code:
+                raise UserError(f"llama.cpp failed to decode (code {code}):\n{_log_text()}")
+            for i, tag in enumerate(tags):
+                if tag is not None:
+                    pointer = self._c.llama_get_logits_ith(self._context, i)
+                    yield tag, np.ctypeslib.as_array(pointer, (self.vocabulary,))
+
+
+class _Batch:
+    """A llama_batch over numpy arrays, one sequence per token."""
+
+    def __init__(self, library: Any, size: int) -> None:
+        self._tokens = np.zeros(size, np.int32)
+        self._positions = np.zeros(size, np.int32)
+        self._sequences = np.zeros(size, np.int32)
+        self._counts = np.ones(size, np.int32)
+        self._wanted = np.zeros(size, np.int8)
+        self._pointers = (self._sequences.ctypes.data + 4 * np.arange(size)).astype(np.uintp)
+        ids = ctypes.POINTER(ctypes.c_int32)
+        self._batch = library.llama_batch(
+            n_tokens=0,
+            token=self._tokens.ctypes.data_as(ids),
+            pos=self._positions.ctypes.data_as(ids),
+            n_seq_id=self._counts.ctypes.data_as(ids),
+            seq_id=self._pointers.ctypes.data_as(ctypes.POINTER(ids)),
+            logits=self._wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
+        )
+
+    def fill(
+        self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int], wanted: Sequence[bool]
+    ) -> Any:
+        count = len(tokens)
+        self._tokens[:count] = tokens
+        self._positions[:count] = positions
+        self._sequences[:count] = sequences
+        self._wanted[:count] = wanted
+        self._batch.n_tokens = count
+        return self._batch
+
+
+def _log_probability(logits: Logits, token: int) -> float:
+    top = logits.max()
+    return float(logits[token] - top - np.log(np.exp((logits - top).astype(np.float64)).sum()))
+
+
+def _log_text() -> str:
+    return "".join(_log).strip() or "it gave no reason"
+
+
+_callback: Any = None  # ctypes keeps no reference to it
+
+
+def library() -> Any:
+    """llama_cpp, with the runtime's log kept for a failure instead of printed."""
+    global _callback
+    try:
+        import llama_cpp
+    except ImportError as error:
+        raise UserError(
+            f"GGUF artifacts need llama-cpp-python, which cannot be imported ({error}): "
+            "pip install 'edgearte[llamacpp]'"
+        ) from error
+    if _callback is None:
+
+        def keep(level: int, text: bytes, data: Any) -> None:
+            if level in (2, 3):  # warnings and errors; information is most of it
+                _log.append(text.decode("utf-8", "replace"))
+
+        _callback = llama_cpp.llama_log_callback(keep)
+        llama_cpp.llama_log_set(_callback, ctypes.c_void_p(0))
+        llama_cpp.llama_backend_init()
+    return llama_cpp
