@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from edgearte.measure.host import measure
 from edgearte.measure.machine import detect_runtime
 from edgearte.measure.suite import load_suite
-from edgearte.records import Measurement, Spread
+from edgearte.records import Measurement
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,41 +26,37 @@ def bench(paths: Sequence[Path], suite_name: str, threads: int = 0) -> list[Meas
 
 
 def table(measurements: Sequence[Measurement]) -> Table:
-    """The measurements as a table, with the machine below it. Medians; the lowest and highest run where they differ
-    much."""
+    """The measurements as a table of medians, the machine below it. `±` is half of what lies between the slowest and
+    the fastest run, of the median: where it is large, measure again on a quieter machine."""
     from rich.table import Table
 
     result = Table(caption=_caption(measurements[0]) if measurements else None, caption_justify="left")
     result.add_column("artifact", overflow="fold")
-    for heading in ("MB", "peak MB", "load s", "first s", "prefill/s", "decode/s", "p50 ms", "p90", "p99"):
+    for heading in ("MB", "peak MB", "load s", "first s", "prefill/s", "decode/s", "±", "p50 ms", "p90", "p99"):
         result.add_column(heading, justify="right")
     for m in measurements:
+        half = (m.decode_tps.high - m.decode_tps.low) / 2 / m.decode_tps.median
+        gaps = (m.inter_token_p50_s, m.inter_token_p90_s, m.inter_token_p99_s)
         result.add_row(
             m.artifact,
             f"{m.file_bytes / 1e6:.0f}",
             f"{m.peak_memory_bytes / 1e6:.0f}",
-            _shown(m.load_s, 2),
-            _shown(m.first_token_s, 3),
-            _shown(m.prefill_tps, 0),
-            _shown(m.decode_tps, 1),
-            f"{1000 * m.inter_token_p50_s:.1f}",
-            f"{1000 * m.inter_token_p90_s:.1f}",
-            f"{1000 * m.inter_token_p99_s:.1f}",
+            f"{m.load_s.median:.2f}",
+            f"{m.first_token_s.median:.3f}",
+            f"{m.prefill_tps.median:.0f}",
+            f"{m.decode_tps.median:.1f}",
+            f"{half:.0%}",
+            *(f"{1000 * gap:.1f}" for gap in gaps),
         )
     return result
-
-
-def _shown(spread: Spread, digits: int) -> str:
-    text = f"{spread.median:.{digits}f}"
-    steady = spread.high - spread.low <= 0.1 * abs(spread.median)
-    return text if steady else f"{text} ({spread.low:.{digits}f}-{spread.high:.{digits}f})"
 
 
 def _caption(m: Measurement) -> str:
     machine = m.machine
     load = machine.get("load_average")
     parts = [
-        f"{m.prompt_tokens} prompt + {m.new_tokens} new tokens, median of {m.decode_tps.runs}, {m.threads} threads",
+        f"{m.prompt_tokens} prompt and {m.new_tokens} new tokens, rates in tokens/s, median of {m.decode_tps.runs}",
+        f"{m.threads} threads",
         f"{machine.get('cpu')}, {machine.get('cores')} cores, {machine.get('memory_bytes', 0) / 1e9:.0f} GB",
         f"load average before: {load[0]}" if load else "",
     ]

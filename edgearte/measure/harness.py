@@ -30,11 +30,12 @@ if TYPE_CHECKING:
     Engine = llamacpp.Engine | genai.Engine
 
 PASSAGE = (
-    "The ferry left the harbour a little after seven, when the fog had begun to lift from the water and the first gulls "
-    "were already quarrelling over the nets. Anna counted the crates again: twelve of apples, four of honey, and one, "
-    "carefully tied, that held the old clock from her grandmother's kitchen. \"Will it still run?\" asked the boy beside "
-    "her. She smiled and said that it had stopped only twice in ninety years, once for a flood and once for a wedding. "
-    "Behind them the town grew small, first the houses, then the church, and at last the lighthouse with its red lamp. "
+    "The ferry left the harbour a little after seven, when the fog had begun to lift from the water and the first "
+    "gulls were already quarrelling over the nets. Anna counted the crates again: twelve of apples, four of honey, "
+    "and one, carefully tied, that held the old clock from her grandmother's kitchen. \"Will it still run?\" asked "
+    "the boy beside her. She smiled and said that it had stopped only twice in ninety years, once for a flood and "
+    "once for a wedding. Behind them the town grew small, first the houses, then the church, and at last the "
+    "lighthouse with its red lamp. "
     "By noon they would reach the island; by evening, if the wind was kind, the clock would strike again. "
 )
 
@@ -112,9 +113,9 @@ def passage(tokens: Callable[[str], list[int]], length: int) -> list[int]:
 def _engine(job: dict[str, Any]) -> type[Engine]:
     """The engine of the job's runtime, with the runtime's libraries loaded."""
     if job["runtime"] == "llama.cpp":
-        from edgearte.measure import llamacpp
+        from edgearte.measure import llamacpp, llamalib
 
-        llamacpp.library()
+        llamalib.library()
         return llamacpp.Engine
     if job["runtime"] == "onnxruntime-genai":
         from edgearte.measure import genai

@@ -59,9 +59,11 @@ def _skip(data: mmap.mmap, at: int, kind: int) -> int:
     kind, count = struct.unpack_from("<IQ", data, at)
     at += 12
     if kind != _STRING:
-        return at + _SCALARS[kind] * count
+        return at + _SCALARS[kind] * int(count)
     for _ in range(count):
-        at += 8 + struct.unpack_from("<Q", data, at)[0]
+        at += 8 + int.from_bytes(data[at : at + 8], "little")
+        if at > len(data):
+            raise struct.error("an array beyond the end")
     return at
 
 

@@ -13,20 +13,19 @@ import importlib.metadata
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgearte.errors import UserError
+from edgearte.measure.llamalib import Batch, Work, clear_log, library, log_text
 from edgearte.measure.machine import cores
 from edgearte.measure.rows import Continuation, Group, Logits, Row, Writer, pick, shared_prefixes
 
 BATCH = 512  # tokens per call of llama_decode, and per pass through the weights
 PREFIX = 0  # the sequence that holds the shared prefix; rows live in sequences 1, 2, …
-
-_log: deque[str] = deque(maxlen=30)
 
 
 @dataclass
@@ -41,22 +40,6 @@ class _Active:
     pending: list[int]  # tokens still to be decoded; the logits after the last one are wanted
     writer: Writer
     written: int = 0
-
-
-@dataclass
-class _Work:
-    """Tokens to decode in one go; `tags` names whose logits are wanted after a token."""
-
-    tokens: list[int] = field(default_factory=list)
-    positions: list[int] = field(default_factory=list)
-    sequences: list[int] = field(default_factory=list)
-    tags: list[Any] = field(default_factory=list)
-
-    def add(self, tokens: Sequence[int], position: int, sequence: int, tags: Sequence[Any]) -> None:
-        self.tokens += tokens
-        self.positions += range(position, position + len(tokens))
-        self.sequences += [sequence] * len(tokens)
-        self.tags += tags
 
 
 class Engine:
@@ -76,10 +59,10 @@ class Engine:
         }
         params = self._c.llama_model_default_params()
         params.n_gpu_layers = 0
-        _log.clear()
+        clear_log()
         self._model = self._c.llama_model_load_from_file(str(path).encode(), params)
         if not self._model:
-            raise UserError(f"{path}: llama.cpp cannot load this file:\n{_log_text()}")
+            raise UserError(f"{path}: llama.cpp cannot load this file:\n{log_text()}")
         self._vocab = self._c.llama_model_get_vocab(self._model)
         self.vocabulary = int(self._c.llama_vocab_n_tokens(self._vocab))
         self.context = int(self._c.llama_model_n_ctx_train(self._model))
@@ -176,7 +159,7 @@ class Engine:
                 active.append(
                     _Active(index, rows[index], sequence, prompts[index], group.shared, pending, Writer(stop))
                 )
-            work = _Work()
+            work = Work()
             for row in active:
                 work.add(row.pending, row.position, row.sequence, [None] * (len(row.pending) - 1) + [row])
                 row.position += len(row.pending)
@@ -202,7 +185,7 @@ class Engine:
         for group in groups:
             self._hold(prompts[group.rows[0]][: group.shared])
             for at in range(0, len(group.rows), self.parallel):
-                work = _Work()
+                work = Work()
                 for sequence, index in enumerate(group.rows[at : at + self.parallel], 1):
                     self._fork(sequence)
                     before = len(prompts[index]) - group.shared - 1
@@ -221,7 +204,7 @@ class Engine:
         if self._room < needed:  # kept between repeats: memory touched for the first time is slow
             self._open([(0, [needed])], parallel=1)
         self._c.llama_memory_clear(self._memory, False)
-        work = _Work()
+        work = Work()
         work.add(list(prompt), 0, 1, [None] * (len(prompt) - 1) + ["last"])
         start = time.perf_counter()
         ((_, logits),) = self._decode(work)
@@ -231,7 +214,7 @@ class Engine:
         steps = []
         for position in range(len(prompt), len(prompt) + new_tokens):
             start = time.perf_counter()
-            work = _Work([token], [position], [1], ["last"])
+            work = Work([token], [position], [1], ["last"])
             ((_, logits),) = self._decode(work)
             token = int(logits.argmax())
             steps.append(time.perf_counter() - start)
@@ -279,18 +262,18 @@ class Engine:
         params.no_perf = True
         if self._context is not None:
             self._c.llama_free(self._context)
-        _log.clear()
+        clear_log()
         self._context = self._c.llama_init_from_model(self._model, params)
         if not self._context:
-            raise UserError(f"llama.cpp has no room for {params.n_ctx} tokens of context:\n{_log_text()}")
+            raise UserError(f"llama.cpp has no room for {params.n_ctx} tokens of context:\n{log_text()}")
         self._room = params.n_ctx
         self._memory = self._c.llama_get_memory(self._context)
-        self._batch = _Batch(self._c, BATCH)
+        self._batch = Batch(self._c, BATCH)
 
     def _hold(self, prefix: Sequence[int]) -> None:
         """Make this the prefix that rows are forked from. Rows forked from the one before keep theirs."""
         self._drop(PREFIX)
-        work = _Work()
+        work = Work()
         work.add(prefix, 0, PREFIX, [None] * len(prefix))
         for _ in self._decode(work):
             pass
@@ -301,86 +284,20 @@ class Engine:
     def _drop(self, sequence: int) -> None:
         self._c.llama_memory_seq_rm(self._memory, sequence, -1, -1)
 
-    def _decode(self, work: _Work) -> Iterator[tuple[Any, Logits]]:
+    def _decode(self, work: Work) -> Iterator[tuple[Any, Logits]]:
         """Decode, and hand out the logits that were asked for. They are a view: used up before the next ones are
         taken."""
         for at in range(0, len(work.tokens), BATCH):
             part = slice(at, at + BATCH)
-            tags = work.tags[part]
-            wanted = [tag is not None for tag in tags]
-            code = self._c.llama_decode(
-                self._context,
-                self._batch.fill(work.tokens[part], work.positions[part], work.sequences[part], wanted),
-            )
+            code = self._c.llama_decode(self._context, self._batch.fill(work, part))
             if code:
-                raise UserError(f"llama.cpp failed to decode (code {code}):\n{_log_text()}")
-            for i, tag in enumerate(tags):
+                raise UserError(f"llama.cpp failed to decode (code {code}):\n{log_text()}")
+            for i, tag in enumerate(work.tags[part]):
                 if tag is not None:
                     pointer = self._c.llama_get_logits_ith(self._context, i)
                     yield tag, np.ctypeslib.as_array(pointer, (self.vocabulary,))
 
 
-class _Batch:
-    """A llama_batch over numpy arrays, one sequence per token."""
-
-    def __init__(self, library: Any, size: int) -> None:
-        self._tokens = np.zeros(size, np.int32)
-        self._positions = np.zeros(size, np.int32)
-        self._sequences = np.zeros(size, np.int32)
-        self._counts = np.ones(size, np.int32)
-        self._wanted = np.zeros(size, np.int8)
-        self._pointers = (self._sequences.ctypes.data + 4 * np.arange(size)).astype(np.uintp)
-        ids = ctypes.POINTER(ctypes.c_int32)
-        self._batch = library.llama_batch(
-            n_tokens=0,
-            token=self._tokens.ctypes.data_as(ids),
-            pos=self._positions.ctypes.data_as(ids),
-            n_seq_id=self._counts.ctypes.data_as(ids),
-            seq_id=self._pointers.ctypes.data_as(ctypes.POINTER(ids)),
-            logits=self._wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
-        )
-
-    def fill(
-        self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int], wanted: Sequence[bool]
-    ) -> Any:
-        count = len(tokens)
-        self._tokens[:count] = tokens
-        self._positions[:count] = positions
-        self._sequences[:count] = sequences
-        self._wanted[:count] = wanted
-        self._batch.n_tokens = count
-        return self._batch
-
-
 def _log_probability(logits: Logits, token: int) -> float:
     top = logits.max()
     return float(logits[token] - top - np.log(np.exp((logits - top).astype(np.float64)).sum()))
-
-
-def _log_text() -> str:
-    return "".join(_log).strip() or "it gave no reason"
-
-
-_callback: Any = None  # ctypes keeps no reference to it
-
-
-def library() -> Any:
-    """llama_cpp, with the runtime's log kept for a failure instead of printed."""
-    global _callback
-    try:
-        import llama_cpp
-    except ImportError as error:
-        raise UserError(
-            f"GGUF artifacts need llama-cpp-python, which cannot be imported ({error}): "
-            "pip install 'edgearte[llamacpp]'"
-        ) from error
-    if _callback is None:
-
-        def keep(level: int, text: bytes, data: Any) -> None:
-            if level in (2, 3):  # warnings and errors; information is most of it
-                _log.append(text.decode("utf-8", "replace"))
-
-        _callback = llama_cpp.llama_log_callback(keep)
-        llama_cpp.llama_log_set(_callback, ctypes.c_void_p(0))
-        llama_cpp.llama_backend_init()
-    return llama_cpp
