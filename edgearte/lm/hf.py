@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -86,12 +87,15 @@ class TransformersLM:
         from edgearte.lm.decoding import KeyedSampling, Patterns, StopAtText
 
         model, tok = self.model, self.tokenizer
-        shared = _common(ids) if len(ids) >= SHARED_ROWS else 0
-        shared = shared if shared >= SHARED_TOKENS else 0
-        # The prefix stands first, then the padding, then each row's own tokens: positions follow the attention mask.
-        longest = max(map(len, ids))
-        rows = [[*i[:shared], *[tok.pad_token_id] * (longest - len(i)), *i[shared:]] for i in ids]
-        mask = [[1] * shared + [0] * (longest - len(i)) + [1] * (len(i) - shared) for i in ids]
+        cache, prefixes = self._prefixes(prompts, ids)
+        width = max(prefixes)
+        # [padding, shared prefix, padding, the row's own tokens]: positions follow the attention mask.
+        rows, mask = [], []
+        longest = width + max(len(i) - shared for i, shared in zip(ids, prefixes, strict=True))
+        for i, shared in zip(ids, prefixes, strict=True):
+            gap = longest - width - (len(i) - shared)
+            rows.append([tok.pad_token_id] * (width - shared) + i[:shared] + [tok.pad_token_id] * gap + i[shared:])
+            mask.append([0] * (width - shared) + [1] * shared + [0] * gap + [1] * (len(i) - shared))
         eos = self._eos()
         processors = LogitsProcessorList()
         if any(p.pattern for p in prompts):
@@ -102,7 +106,6 @@ class TransformersLM:
         config = GenerationConfig(max_new_tokens=sampling.max_tokens, do_sample=False, num_beams=1,
                                   eos_token_id=eos, pad_token_id=tok.pad_token_id)  # fmt: skip
         with torch.inference_mode():
-            cache = self._prefix(ids[0][:shared], len(ids)) if shared else None
             out = model.generate(
                 input_ids=torch.tensor(rows, device=model.device),
                 attention_mask=torch.tensor(mask, device=model.device),
@@ -115,15 +118,40 @@ class TransformersLM:
             self._completion(len(i), new, eos, sampling) for i, new in zip(ids, out[:, longest:].tolist(), strict=True)
         ]
 
-    def _prefix(self, ids: list[int], rows: int) -> Any:
-        """The keys and values of a shared prefix, computed once and repeated for every row."""
+    def _prefixes(self, prompts: list[Prompt], ids: list[list[int]]) -> tuple[Any, list[int]]:
+        """A cache in which every shared prefix was computed once, and how many tokens of each row stand in it.
+
+        Prefixes of several lengths are padded on the left. A cache that does not keep every position (sliding windows)
+        cannot be padded: then nothing is shared, and the rows are computed whole.
+        """
         import torch
         from transformers import DynamicCache
 
-        cache = DynamicCache(config=self.model.config)
-        self.model(input_ids=torch.tensor([ids], device=self.model.device), past_key_values=cache, logits_to_keep=1)
-        cache.batch_repeat_interleave(rows)
-        return cache
+        groups = [list(g) for _, g in groupby(range(len(prompts)), lambda i: prompts[i].prefix)]
+        shared = [_common([ids[i] for i in g]) if prompts[g[0]].prefix and len(g) >= SHARED_ROWS else 0 for g in groups]
+        if min(shared) < SHARED_TOKENS:
+            return None, [0] * len(ids)
+        width, parts = max(shared), []
+        with torch.inference_mode():
+            for group, length in zip(groups, shared, strict=True):
+                part = DynamicCache(config=self.model.config)
+                start = torch.tensor([ids[group[0]][:length]], device=self.model.device)
+                self.model(input_ids=start, past_key_values=part, logits_to_keep=1)
+                if any(layer.keys.shape[-2] != length for layer in part.layers):
+                    return None, [0] * len(ids)
+                parts.append(part)
+            whole = DynamicCache(config=self.model.config)
+            for k in range(len(parts[0].layers)):
+                both = [
+                    torch.cat([
+                        torch.nn.functional.pad(states, (0, 0, width - states.shape[-2], 0)).expand(len(g), -1, -1, -1)
+                        for g, part in zip(groups, parts, strict=True)
+                        for states in [getattr(part.layers[k], name)]
+                    ])
+                    for name in ("keys", "values")
+                ]  # fmt: skip
+                whole.update(*both, k)
+        return whole, [length for g, length in zip(groups, shared, strict=True) for _ in g]
 
     def _completion(self, prompt_tokens: int, new: list[int], eos: list[int], sampling: Sampling) -> Completion:
         ends = [k for k, token in enumerate(new) if token in eos]
@@ -194,14 +222,13 @@ def _common(ids: list[list[int]]) -> int:
 
 def _batches(prompts: Sequence[Prompt], ids: list[list[int]], new: int) -> Iterator[list[int]]:
     """Rows to decode together: those that share a prefix first, then those of like length."""
-    counts: dict[str, int] = {}
-    for p in prompts:
-        counts[p.prefix] = counts.get(p.prefix, 0) + 1
-    alone = [i for i, p in enumerate(prompts) if not p.prefix or counts[p.prefix] < SHARED_ROWS]
-    together = [i for i, p in enumerate(prompts) if p.prefix and counts[p.prefix] >= SHARED_ROWS]
-    groups = [sorted(alone, key=lambda i: (len(ids[i]), i))]
-    groups += [list(g) for _, g in groupby(sorted(together, key=lambda i: (prompts[i].prefix, i)), lambda i: prompts[i].prefix)]
-    for group in groups:
+    counts = Counter(p.prefix for p in prompts)
+    shares = [bool(p.prefix) and counts[p.prefix] >= SHARED_ROWS for p in prompts]
+    alone = sorted((i for i, s in enumerate(shares) if not s), key=lambda i: (len(ids[i]), i))
+    # Rows of one prefix stand together; several prefixes go into one batch.
+    first = {p.prefix: i for i, p in reversed(list(enumerate(prompts)))}
+    together = sorted((i for i, s in enumerate(shares) if s), key=lambda i: (first[prompts[i].prefix], i))
+    for group in (alone, together):
         batch: list[int] = []
         for i in group:
             longest = max([len(ids[j]) for j in batch] + [len(ids[i])]) + new

@@ -1,0 +1,107 @@
+"""`edgearte export`: any model the user already has, through presets and their gates, into a folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from edgearte.convert.bundle import place
+from edgearte.convert.export import export
+from edgearte.convert.presets import load_preset
+from edgearte.convert.reference import CONVERSATIONS
+from edgearte.errors import UserError
+from edgearte.lm import weights
+from edgearte.records import Artifact
+from edgearte.store import Store
+
+# Enough ordinary text to tell a broken conversion from a sound one; for a figure that means something for a task, bring its texts.
+GENERAL = (
+    "The river rises in the hills to the north, passes two small towns and a mill, and reaches the sea after ninety kilometres.",
+    "To make the dough, mix the flour with a little salt, add warm water slowly, and knead it until it no longer sticks to the hands.",
+    "def mean(values):\n    if not values:\n        raise ValueError('no values')\n    return sum(values) / len(values)\n",
+    "Question: A train leaves at 9:40 and arrives at 11:15. How long does the journey take?\nAnswer: One hour and 35 minutes.",
+    "She closed the window, because the rain had begun to fall on the letters that lay on the table, and called her brother.",
+    "Water boils at a lower temperature on a mountain than at the coast, since the pressure of the air is lower there.",
+    "| city | inhabitants |\n|---|---|\n| Oslo | 709000 |\n| Turin | 841600 |\n| Gdansk | 486000 |\n",
+    "Dear Ms Okafor, thank you for your order. The parcel was sent this morning and should arrive on Thursday. Kind regards, Ana",
+)
+
+
+def export_command(model: str, presets: Sequence[str], out: Path, texts: Path | None, store_folder: Path) -> int:
+    """Export `model`, copy what passed its gates into `out`, and print the evidence. 1 when an artifact failed."""
+    wanted = [load_preset(name.strip()) for name in presets if name.strip()]
+    if not wanted:
+        raise UserError("--to names no preset; `edgearte ls export` lists them")
+    held_out = _texts(texts)
+    store = Store(store_folder)
+    try:
+        source = weights.resolve(model, store)
+        artifacts = export(source.folder, source.identity, wanted, held_out, store, chat=_prompts(source.folder))
+    finally:
+        store.close()
+    _put(artifacts, Path(model).stem or "model", out)
+    _show(artifacts)
+    return 1 if any(a.failed for a in artifacts) else 0
+
+
+def _texts(path: Path | None) -> list[str]:
+    if path is None:
+        return list(GENERAL)
+    try:
+        lines = [line for line in path.read_text("utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
+    if not lines:
+        raise UserError(f"{path}: there is no text in it")
+    return lines
+
+
+def _prompts(folder: Path) -> list[str]:
+    """A few rendered conversations for the gate that watches EOS; none for a model without a chat template."""
+    from edgearte.lm.hf import TransformersLM, has_chat_template
+
+    if not has_chat_template(folder):
+        return []
+    model = TransformersLM(folder, "")
+    return [model.chat(c) for c in CONVERSATIONS if c and c[-1]["role"] == "user"]
+
+
+def _put(artifacts: Sequence[Artifact], name: str, out: Path) -> None:
+    try:
+        for artifact in artifacts:
+            if artifact.failed:
+                continue
+            source, target = Path(artifact.path), out / place(name, artifact)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            partial = target.with_name(f".{target.name}.partial")
+            if source.is_dir():
+                shutil.rmtree(partial, ignore_errors=True)
+                shutil.copytree(source, partial)
+                shutil.rmtree(target, ignore_errors=True)
+            else:
+                shutil.copyfile(source, partial)
+            partial.replace(target)
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "export.json").write_text(json.dumps([asdict(a) for a in artifacts], indent=1) + "\n", "utf-8")
+    except OSError as error:
+        raise UserError(f"{out}: could not be written: {error.strerror}") from error
+
+
+def _show(artifacts: Sequence[Artifact]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table("preset", "MB", "bits/weight", "gates", box=None, pad_edge=False)
+    for a in artifacts:
+        gates = ", ".join(f"{g.name} {'ok' if g.passed else 'FAILED'}" for g in a.gates)
+        table.add_row(a.preset, f"{a.bytes / 1e6:.1f}", f"{a.bits_per_weight:.2f}", gates)
+    console.print(table)
+    for a in artifacts:
+        for gate in a.gates:
+            console.print(f"{a.preset} {gate.name}: {gate.summary}", soft_wrap=True, markup=False)
+        for line in (*a.notes, *([f"not usable: {a.failed}"] if a.failed else [])):
+            console.print(f"{a.preset}: {line}", soft_wrap=True, markup=False)
