@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgearte.errors import UserError
 from edgearte.records import Artifact
 from edgearte.report import plots, words
 from edgearte.report.result import ArtifactResult, Result
-
-# Control characters have no picture in HTML and some are not allowed in it: show their names' symbols instead.
-_CONTROLS = {c: 0x2400 + c for c in range(32) if chr(c) not in "\t\n\r"} | {0x7F: 0x2421}
 
 
 @dataclass(frozen=True)
@@ -48,23 +46,31 @@ class StoredType:
 
 
 def write_report(result: Result, path: Path) -> None:
-    """Write the report of a build; the same result gives the same bytes. A file that stands there is replaced whole."""
+    """Write the report of a build, over one that may stand there; the same result gives the same bytes. `UserError`
+    where it cannot be written."""
     text = render(result)
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, "utf-8")
-    partial.replace(path)
+    try:
+        partial.write_text(text, "utf-8")
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"{path}: the report could not be written: {error}") from error
 
 
 def render(result: Result) -> str:
-    """The report's HTML."""
+    """The report's HTML. `UserError` where the packages it is made with are not installed."""
     import yaml
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
+
+    try:
+        import matplotlib  # noqa: F401  (the plots need it later; say so now)
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+        from markupsafe import Markup
+    except ModuleNotFoundError as error:
+        raise UserError(f"the report needs {error.name}; install it with: pip install 'edgearte[report]'") from error
 
     def visible(value: Any) -> Any:
-        if isinstance(value, str) and not isinstance(value, Markup):
-            return value.translate(_CONTROLS).encode("utf-8", "replace").decode("utf-8")
-        return value
+        return words.visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),

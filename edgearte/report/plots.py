@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgearte.report.result import AlignmentStep
+from edgearte.report.words import visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-WIDTH, HEIGHT = 360, 250  # points, which are the units of the picture
+_LONGEST = 28  # characters of a label
+WIDTH, HEIGHT = 320, 235  # points, which are the units of the picture
 # Colours nobody would use, each standing for a variable of the page.
 INK, MUTED, LINE, SURFACE = "#010203", "#010204", "#010205", "#010206"
 SERIES = tuple(f"#0102{n:02x}" for n in range(16, 22))
@@ -53,7 +55,7 @@ def trade_off(name: str, points: Sequence[Point], xlabel: str, levels: Mapping[s
         for label, level in levels.items():
             if bottom < level < top:
                 ax.axhline(100 * level, color=MUTED, lw=1, ls=(0, (3, 3)))
-                ax.annotate(label, (0, 100 * level), (3, 4), xycoords=("axes fraction", "data"), color=MUTED,
+                ax.annotate(_name(label), (0, 100 * level), (3, 4), xycoords=("axes fraction", "data"), color=MUTED,
                             textcoords="offset points", fontsize=9.5)  # fmt: skip
         for p in points:
             color = SERIES[p.series % len(SERIES)]
@@ -77,8 +79,8 @@ def curves(name: str, series: Mapping[str, Sequence[tuple[float, float]]], xlabe
             finite = [(x, y) for x, y in values if math.isfinite(y)]
             color = SERIES[i % len(SERIES)]
             last = f" {finite[-1][1]:.2f}" if finite else ": no finite value"
-            ax.annotate(label + last, (1, 1), (-4, -8 - 14 * i), xycoords="axes fraction", textcoords="offset points",
-                        ha="right", va="top", color=color, fontsize=10.5)  # fmt: skip
+            ax.annotate(_name(label) + last, (1, 1), (-4, -8 - 14 * i), xycoords="axes fraction", ha="right", va="top",
+                        textcoords="offset points", color=color, fontsize=10.5)  # fmt: skip
             if finite:
                 ax.plot(*zip(*finite, strict=True), color=color, lw=1.8, marker="o", ms=2.5)
                 top = max(top, *(y for _, y in finite))
@@ -106,7 +108,7 @@ def dpo(name: str, steps: Sequence[AlignmentStep]) -> str:
             if i < 2:
                 ax.tick_params(labelbottom=False)
 
-    return _svg(name, draw, height=300)
+    return _svg(name, draw, height=290)
 
 
 def histogram(name: str, values: Sequence[float], xlabel: str, ylabel: str) -> str:
@@ -125,11 +127,11 @@ def histogram(name: str, values: Sequence[float], xlabel: str, ylabel: str) -> s
         ax.set_xlim(-0.04, 1.04)
         ax.yaxis.get_major_locator().set_params(integer=True)
 
-    return _svg(name, draw, height=210)
+    return _svg(name, draw, height=200)
 
 
 def _axes(figure: Figure, xlabel: str, ylabel: str, place: tuple[int, int, int] = (1, 1, 1)) -> Any:
-    ax = figure.add_subplot(*place)
+    ax = figure.add_subplot(*place, facecolor="none")
     for side in ("top", "right", "left"):
         ax.spines[side].set_visible(False)
     ax.spines["bottom"].set_color(LINE)
@@ -160,13 +162,14 @@ def _label(ax: Any, points: Sequence[Point]) -> None:
         extent = line.get_window_extent()
         taken.append((extent.x0, extent.y0 - 5, extent.x1, extent.y1))
     for p, (x, y) in sorted(zip(points, at, strict=True), key=lambda item: -item[1][1]):
-        width, height = 6.0 * len(p.label), 12
+        name = _name(p.label)
+        width, height = 6.0 * len(name), 12
         offsets = [(11.0, -6.0), (-11 - width, -6.0)]
         offsets += [(dx, dy) for dy in (9.0, -21.0, 22.0, -34.0) for dx in (-width / 2, 6.0, -6 - width)]
         boxes = [(x + dx, y + dy, x + dx + width, y + dy + height) for dx, dy in offsets]
         best = min(boxes, key=lambda box: sum(_overlap(box, other) for other in taken) + 5 * _outside(box, page))
         taken.append(best)
-        ax.annotate(p.label, (p.x, 100 * p.y), (best[0] - x, best[1] - y + 2), textcoords="offset points", fontsize=10,
+        ax.annotate(name, (p.x, 100 * p.y), (best[0] - x, best[1] - y + 2), textcoords="offset points", fontsize=10,
                     color=INK, fontweight="bold" if p.chosen else "normal")  # fmt: skip
 
 
@@ -178,13 +181,19 @@ def _outside(box: Box, page: Box) -> float:
     return (box[2] - box[0]) * (box[3] - box[1]) - _overlap(box, page)
 
 
+def _name(label: str) -> str:
+    """A label that fits into the picture."""
+    text = " ".join(visible(label).split())
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+
+
 def _svg(name: str, draw: Callable[[Figure], None], height: int = HEIGHT) -> str:
     """Draw into a figure and give it as SVG for the page: no header, colours by variable, identifiers of its own."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    style = {"svg.hashsalt": name, "svg.fonttype": "none", "font.size": 10.0, "axes.facecolor": "none"}
+    style = {"svg.hashsalt": name, "svg.fonttype": "none", "font.size": 10.0, "text.parse_math": False}
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, "backend": "agg", **style}):
         figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72, layout="constrained", facecolor="none")
         FigureCanvasSVG(figure)
@@ -197,7 +206,7 @@ def _svg(name: str, draw: Callable[[Figure], None], height: int = HEIGHT) -> str
     svg = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', r'<svg \1 aria-hidden="true">', svg, count=1, flags=re.S)
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg.replace("xlink:href", "href"))
     svg = re.sub(r"font: (?:(\w+) )?([\d.]+)px [^;\"]*", _font, svg)
-    return re.sub("|".join(VARIABLES), lambda m: f"var(--{VARIABLES[m[0]]})", svg)
+    return visible(re.sub("|".join(VARIABLES), lambda m: f"var(--{VARIABLES[m[0]]})", svg))
 
 
 def _font(match: re.Match[str]) -> str:

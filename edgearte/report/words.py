@@ -10,6 +10,13 @@ from edgearte.records import Accuracy, Artifact, Spread
 from edgearte.report.result import ArtifactResult, Result
 
 DASH = "–"
+# Control characters have no picture in HTML and some are not allowed in it: show their symbols instead.
+_CONTROLS = {c: 0x2400 + c for c in range(32) if chr(c) not in "\t\n\r"} | {0x7F: 0x2421}
+
+
+def visible(text: str) -> str:
+    """The text with its control characters made visible and without half surrogates, which no file can hold."""
+    return text.translate(_CONTROLS).encode("utf-8", "replace").decode("utf-8")
 
 
 def number(value: float | None, digits: int = 2) -> str:

@@ -106,7 +106,7 @@ def sample() -> r.Result:
     return r.Result(
         name="smart-home",
         edgearte="0.1.0",
-        task=r.TaskInfo("Smart home intents", "Say which of five intents a household command has: lights, climate, music, "
+        task=r.TaskInfo("Smart home intents", "Say which of five intents a command has: lights, climate, music, "
                         "timer or none. Answer between <ans> and </ans>.", "tag <ans>…</ans>", 15, 120),
         notes=("Teacher and student are the same model: this is a demonstration of the loop, not of a strong teacher.",
                "One artifact failed its gate and is not in the bundle: onnx-int4."),

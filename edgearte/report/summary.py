@@ -1,0 +1,123 @@
+"""The end of a build in the terminal: what the teaching brought, what each artifact is, and where the bundle lies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgearte.report import words
+from edgearte.report.result import ArtifactResult, Result
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_PIPED_WIDTH = 130  # columns where nobody's terminal sets the width: a log should not be wrapped at 80
+
+
+def print_summary(result: Result) -> None:
+    """Print the tables of a build to standard output."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, markup=False, emoji=False, width=_PIPED_WIDTH)
+    for note in result.notes:
+        console.print(Text(f"! {words.visible(note)}", style="yellow"))
+    if result.accuracy:
+        console.print(_accuracy(result))
+    for c in result.comparisons:
+        console.print(
+            words.visible(
+                f"{c.a} against {c.b}: {words.points(c.difference)} points, p {words.p_value(c.p_value)} "
+                f"(both right {c.both}, only the first {c.only_a}, only the second {c.only_b}, neither {c.neither})"
+            )
+        )
+    if result.artifacts:
+        console.print(_artifacts(result))
+        if any(a.measurement for a in result.artifacts):
+            console.print(_speed(result))
+        for item in result.artifacts:
+            if item.artifact.failed:
+                console.print(Text(words.visible(f"✗ {item.artifact.preset}: {item.artifact.failed}"), style="red"))
+    if result.decision and result.decision.preset:
+        console.print(words.visible(f"Embed {result.decision.preset}: {result.decision.reason}"))
+    elif result.decision:
+        console.print(words.visible(f"Nothing to embed: {result.decision.reason}"))
+    if result.bundle:
+        console.print(Text(words.visible(f"The bundle is in {result.bundle}"), style="bold"))
+
+
+def _table(title: str, *columns: str) -> Table:
+    """A table whose first column is text and whose others are figures."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="dim")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+    return table
+
+
+def _row(table: Table, *cells: str, style: str = "") -> None:
+    from rich.text import Text
+
+    table.add_row(*(Text(words.visible(cell)) for cell in cells), style=style)
+
+
+def _accuracy(result: Result) -> Table:
+    table = _table(
+        "Accuracy on held-out questions", "model", "asked as", "right", "accuracy", "95 %", "no answer found"
+    )
+    for row in result.accuracy:
+        a = row.accuracy
+        cells = (f"{a.correct} of {a.n}", words.percent(a.accuracy), words.interval(a), str(a.unextracted))
+        _row(table, row.model, f"{row.where}, {row.shots}-shot", *cells, style=_style(result, row.where))
+    return table
+
+
+def _artifacts(result: Result) -> Table:
+    table = _table("Artifacts", "artifact", "size", "bits/weight", "KL, nats", "top-1", "accuracy", "95 %", "gates")
+    for item in result.artifacts:
+        a, accuracy = item.artifact, item.accuracy
+        gates = " ".join(("✓" if gate.passed else "✗") + gate.name for gate in a.gates)
+        right = (words.percent(accuracy.accuracy), words.interval(accuracy)) if accuracy else (words.DASH, words.DASH)
+        figures = (words.size(a.bytes), words.number(a.bits_per_weight), words.number(words.kl(a), 4))
+        top1 = words.percent(words.top1(a))
+        _row(table, a.preset, *figures, top1, *right, gates or words.DASH, style=_style(result, a.preset))
+    return table
+
+
+def _speed(result: Result) -> Table:
+    columns = (
+        "load",
+        "first token",
+        "prefill tok/s",
+        "decode tok/s",
+        "p50 / p90 / p99 ms",
+        "peak memory",
+        "whole answer",
+    )
+    table = _table("Measured on this machine", "artifact", *columns)
+    for item in result.artifacts:
+        if item.measurement:
+            _row(table, *_measured(item), style=_style(result, item.artifact.preset))
+    return table
+
+
+def _measured(item: ArtifactResult) -> list[str]:
+    m = item.measurement
+    assert m is not None
+    between = (m.inter_token_p50_s, m.inter_token_p90_s, m.inter_token_p99_s)
+    return [
+        item.artifact.preset,
+        words.duration(m.load_s.median),
+        words.duration(m.first_token_s.median),
+        words.significant(m.prefill_tps.median),
+        words.significant(m.decode_tps.median),
+        " / ".join(words.significant(1000 * s) for s in between),
+        words.size(m.peak_memory_bytes),
+        words.duration(words.answer_seconds(item)),
+    ]
+
+
+def _style(result: Result, preset: str) -> str:
+    return "bold" if result.decision and preset == result.decision.preset else ""
