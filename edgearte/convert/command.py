@@ -11,7 +11,6 @@ from pathlib import Path
 from edgearte.convert.bundle import place
 from edgearte.convert.export import export
 from edgearte.convert.presets import load_preset
-from edgearte.convert.reference import CONVERSATIONS
 from edgearte.errors import UserError
 from edgearte.lm import weights
 from edgearte.records import Artifact
@@ -66,7 +65,7 @@ def _prompts(folder: Path) -> list[str]:
     if not has_chat_template(folder):
         return []
     model = TransformersLM(folder, "")
-    return [model.chat(c) for c in CONVERSATIONS if c and c[-1]["role"] == "user"]
+    return [model.chat([{"role": "user", "content": text}]) for text in GENERAL]
 
 
 def _put(artifacts: Sequence[Artifact], name: str, out: Path) -> None:
