@@ -54,9 +54,7 @@ def write_bundle(
         raise UserError(f"{name!r} cannot name a bundle: use letters, digits, dots, dashes and underscores")
     usable = [(place(name, a), a) for a in artifacts if not a.failed]
     if not usable:
-        raise UserError(
-            f"{folder}: there is nothing to bundle: every artifact failed ({'; '.join(a.failed for a in artifacts)})"
-        )
+        raise UserError(f"{folder}: there is nothing to bundle: no artifact could be made or held; the report says why")
     usable.sort(key=lambda item: item[1].preset != card.chosen)  # the chosen one first, the others as they came
     sources = _sources(usable, checkpoint)
     texts = {"README.md": readme(name, card, usable, lineage)}
@@ -73,7 +71,7 @@ def write_bundle(
             "name": name,
             "edgearte": __version__,
             "artifacts": [_described(path, artifact) for path, artifact in usable],
-            "left_out": [{"preset": a.preset, "why": a.failed} for a in artifacts if a.failed],
+            "left_out": [{"preset": a.preset, "why": _why(a)} for a in artifacts if a.failed],
             "licences": {m.role: {"model": m.name, "licence": m.licence} for m in card.models},
             "lineage": [dict(link) for link in lineage],
             "versions": dict(sorted(card.versions.items())),
@@ -148,6 +146,12 @@ def _tokenizer(checkpoint: Path) -> tuple[dict[str, Any], str]:
         template = next((t["template"] for t in template if t.get("name") == "default"), "")
     own = checkpoint / "chat_template.jinja"
     return config, own.read_text("utf-8") if own.is_file() else template
+
+
+def _why(artifact: Artifact) -> str:
+    """Why an artifact is not there; a tool's own output is not repeated, since it may name places and times."""
+    failed = [f"{gate.name}: {gate.summary}" for gate in artifact.gates if not gate.passed]
+    return "; ".join(failed) or "it could not be made or checked"
 
 
 def _described(path: str, artifact: Artifact) -> dict[str, Any]:

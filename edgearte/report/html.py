@@ -6,6 +6,7 @@ file forbids scripts and requests even if something slipped through.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,8 +61,6 @@ def write_report(result: Result, path: Path) -> None:
 
 def render(result: Result) -> str:
     """The report's HTML. `UserError` where the packages it is made with are not installed."""
-    import yaml
-
     try:
         import matplotlib  # noqa: F401  (the plots need it later; say so now)
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -83,17 +82,11 @@ def render(result: Result) -> str:
     environment.filters |= {
         name: getattr(words, name)
         for name in ("number", "significant", "percent", "points", "interval", "p_value", "size", "count", "duration",
-                     "extremes", "kl", "top1", "answer_seconds", "flat")
+                     "extremes", "evidence", "first_line", "kl", "top1", "answer_seconds", "flat")
     }  # fmt: skip
     environment.filters["svg"] = Markup
     environment.filters["types"] = stored_types
-    environment.filters["plain"] = lambda evidence: [
-        (k, v) for k, v in evidence.items() if not isinstance(v, dict | list)
-    ]
-    environment.filters["nested"] = lambda evidence: [
-        (k, v) for k, v in evidence.items() if v and isinstance(v, dict | list)
-    ]
-    environment.filters["yaml"] = lambda value: yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100)
+    environment.filters["yaml"] = _yaml
     return environment.get_template("report.html.j2").render(
         r=result,
         chosen=words.chosen(result),
@@ -104,6 +97,13 @@ def render(result: Result) -> str:
         alignment=_alignment_plot(result),
         slowest=max((s.seconds for s in result.stages), default=0) or 1,
     )
+
+
+def _yaml(value: Any) -> str:
+    import yaml
+
+    plain = json.loads(json.dumps(value, default=str))  # paths and the like as text
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100)
 
 
 def stored_types(artifact: Artifact) -> list[StoredType]:

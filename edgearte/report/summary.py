@@ -38,7 +38,12 @@ def print_summary(result: Result) -> None:
             console.print(_speed(result))
         for item in result.artifacts:
             if item.artifact.failed:
-                console.print(Text(words.visible(f"✗ {item.artifact.preset}: {item.artifact.failed}"), style="red"))
+                console.print(
+                    Text(
+                        words.visible(f"✗ {item.artifact.preset}: {words.first_line(item.artifact.failed)}"),
+                        style="red",
+                    )
+                )
     if result.decision and result.decision.preset:
         console.print(words.visible(f"Embed {result.decision.preset}: {result.decision.reason}"))
     elif result.decision:
@@ -80,7 +85,8 @@ def _artifacts(result: Result) -> Table:
         a, accuracy = item.artifact, item.accuracy
         gates = " ".join(("✓" if gate.passed else "✗") + gate.name for gate in a.gates)
         right = (words.percent(accuracy.accuracy), words.interval(accuracy)) if accuracy else (words.DASH, words.DASH)
-        figures = (words.size(a.bytes), words.number(a.bits_per_weight), words.number(words.kl(a), 4))
+        bits = words.number(a.bits_per_weight) if a.bytes else words.DASH
+        figures = (words.size(a.bytes or None), bits, words.number(words.kl(a), 4))
         top1 = words.percent(words.top1(a))
         _row(table, a.preset, *figures, top1, *right, gates or words.DASH, style=_style(result, a.preset))
     return table

@@ -86,24 +86,37 @@ def extremes(value: Spread, scale: float = 1.0) -> str:
     return f"{significant(scale * value.low)} {DASH} {significant(scale * value.high)}"
 
 
-def gate_figure(artifact: Artifact, *names: str) -> float | None:
-    """The first of these figures that a gate of the artifact gives as evidence."""
-    for gate in artifact.gates:
-        for name in names:
-            value = gate.evidence.get(name)
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                return float(value)
-    return None
-
-
 def kl(artifact: Artifact) -> float | None:
     """KL divergence from the checkpoint in nats, as the logits gate found it."""
-    return gate_figure(artifact, "kl", "kl_divergence", "mean_kl")
+    return _logits(artifact, "kl")
 
 
 def top1(artifact: Artifact) -> float | None:
     """Share of positions where artifact and checkpoint agree on the most likely token."""
-    return gate_figure(artifact, "top1", "top1_agreement", "top_1")
+    return _logits(artifact, "top1")
+
+
+def _logits(artifact: Artifact, key: str) -> float | None:
+    value = next((gate.evidence.get(key) for gate in artifact.gates if gate.name == "logits"), None)
+    return float(value) if isinstance(value, int | float) else None
+
+
+def evidence(value: Any) -> str:
+    """A figure or a short list of a gate's evidence; empty for what needs a place of its own."""
+    if isinstance(value, bool) or value is None:
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return significant(value, 4)
+    if isinstance(value, list | tuple):
+        return (
+            "" if any(isinstance(v, dict | list | tuple) for v in value) else ", ".join(map(evidence, value)) or "none"
+        )
+    return "" if isinstance(value, dict) else str(value)
+
+
+def first_line(text: str) -> str:
+    """The first line of a message that may carry a tool's whole output."""
+    return text.strip().split("\n", 1)[0][:300]
 
 
 def chosen(result: Result) -> ArtifactResult | None:

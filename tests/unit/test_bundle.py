@@ -165,11 +165,12 @@ def inputs(root: Path) -> tuple[Path, list[Artifact], Card]:
     (onnx / "sub").mkdir(parents=True)
     (onnx / "genai_config.json").write_text("{}")
     (onnx / "sub" / "model.onnx").write_bytes(b"\x08\x01" * 100)
+    bad = Gate("logits", False, "KL 0.9 over 0.2", {})
     gate = Gate("logits", True, "KL 0.0035 under 0.02", {"kl": 0.0035})
     artifacts = [
         Artifact("onnx-int4", "onnx", "onnxruntime-genai", str(onnx), 202, 5.1, {"int4": 90}, gates=(gate,)),
-        Artifact("gguf-q8_0", "gguf", "llama.cpp", str(gguf), 10244, 8.5, {"Q8_0": 9}, notes=("a | b",), gates=(gate,)),
-        Artifact("gguf-q4_k_m", "gguf", "llama.cpp", str(root / "gone"), 1, 4.5, {}, failed="logits: KL 0.9 over 0.2"),
+        Artifact("q8_0", "gguf", "llama.cpp", str(gguf), 10244, 8.5, {"Q8_0": 9}, notes=("a | b",), gates=(gate,)),
+        Artifact("q4_k_m", "gguf", "llama.cpp", str(root / "no"), 1, 4.5, {}, failed="gate logits", gates=(bad,)),
     ]  # fmt: skip
     accuracy = Accuracy(100, 71, 2, 0.71, 0.614, 0.79)
     card = Card(
@@ -182,9 +183,9 @@ def inputs(root: Path) -> tuple[Path, list[Artifact], Card]:
         ),
         figures=(
             Figure("untaught", "checkpoint", 0, Accuracy(100, 0, 100, 0.0, 0.0, 0.037)),
-            Figure("arte", "gguf-q8_0", 0, accuracy),
+            Figure("arte", "q8_0", 0, accuracy),
         ),
-        chosen="gguf-q8_0",
+        chosen="q8_0",
         prompt="Command: {input}\n```\nAnswer:",
         notes=("A model taught by itself: a demonstration.",),
         versions={"torch": "2.13.0", "gguf": "0.19.0"},
@@ -221,8 +222,8 @@ def test_what_lies_in_a_bundle(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert verify_bundle(folder) == []
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert [a["preset"] for a in manifest["artifacts"]] == ["gguf-q8_0", "onnx-int4"]  # the chosen one first
-    assert manifest["left_out"] == [{"preset": "gguf-q4_k_m", "why": "logits: KL 0.9 over 0.2"}]
+    assert [a["preset"] for a in manifest["artifacts"]] == ["q8_0", "onnx-int4"]  # the chosen one first
+    assert manifest["left_out"] == [{"preset": "q4_k_m", "why": "logits: KL 0.9 over 0.2"}]
     assert manifest["licences"]["student"]["licence"] == "Apache-2.0"
     assert manifest["lineage"] == LINEAGE
     assert set(manifest["files"]) == set(content(folder)) - {"manifest.json"}
@@ -271,7 +272,7 @@ def test_a_bundle_is_replaced_whole(tmp_path: Path) -> None:
     first = content(folder)
     (folder / "left over").write_text("from the user")
     inode = (folder / "gguf" / "intents-q8_0.gguf").stat().st_ino
-    own = [a for a in artifacts if a.preset == "gguf-q8_0"]
+    own = [a for a in artifacts if a.preset == "q8_0"]
     write_bundle(folder, name="intents", checkpoint=checkpoint, artifacts=own, card=card, lineage=LINEAGE)
     assert "left over" not in content(folder) and "onnx-int4/genai_config.json" not in content(folder)
     assert content(folder)["gguf/intents-q8_0.gguf"] == first["gguf/intents-q8_0.gguf"]
@@ -302,10 +303,10 @@ def test_a_failing_write_leaves_the_old_bundle(tmp_path: Path) -> None:
     first = content(folder)
     checkpoint, artifacts, card = inputs(tmp_path / "z")
     Path(artifacts[1].path).unlink()
-    with pytest.raises(UserError, match="gguf-q8_0 is not there"):
+    with pytest.raises(UserError, match="q8_0 is not there"):
         write_bundle(folder, name="intents", checkpoint=checkpoint, artifacts=artifacts, card=card, lineage=[])
     assert content(folder) == first
-    with pytest.raises(UserError, match="every artifact failed"):
+    with pytest.raises(UserError, match="nothing to bundle"):
         write_bundle(folder, name="intents", checkpoint=checkpoint, artifacts=artifacts[2:], card=card, lineage=[])
     with pytest.raises(UserError, match="cannot name a bundle"):
         write_bundle(folder, name="../x", checkpoint=checkpoint, artifacts=artifacts, card=card, lineage=[])

