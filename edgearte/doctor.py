@@ -6,21 +6,20 @@ signal, and would take the checker with it. `python -m edgearte.doctor NAME` is 
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
 import importlib.util
-import json
-import os
-import platform
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import asdict, dataclass
+from json import dumps
 from pathlib import Path
 from typing import Any
+
+from edgearte.measure.machine import describe
 
 TIMEOUT = 180  # seconds; importing torch from a cold disk has been seen to take 60
 OK, MISSING, BROKEN = "ok", "not installed", "broken"
@@ -146,10 +145,9 @@ def examine(name: str) -> Finding:
     missing = [module for module in check.modules if importlib.util.find_spec(module) is None]
     if missing:
         return Finding(check.what, MISSING, f"no {', '.join(missing)}", f"pip install 'edgearte[{check.extra}]'")
-    environment = os.environ | {"PYTHONFAULTHANDLER": "0"}
     try:
         child = subprocess.run([sys.executable, "-m", "edgearte.doctor", name], capture_output=True, text=True,
-                               errors="replace", timeout=TIMEOUT, env=environment)  # fmt: skip
+                               errors="replace", timeout=TIMEOUT)  # fmt: skip
     except subprocess.TimeoutExpired:
         return Finding(check.what, BROKEN, f"no answer in {TIMEOUT} s", "run it again on a less busy machine")
     if child.returncode == 0:
@@ -173,7 +171,7 @@ def _remedy(name: str, returncode: int) -> str:
     return f"pip install --force-reinstall 'edgearte[{CHECKS[name].extra}]'"
 
 
-def llama_cmake_args(features: frozenset[str]) -> str:
+def llama_cmake_args(features: Collection[str]) -> str:
     """CMAKE_ARGS to build llama-cpp-python for a CPU of these features; empty where the default, native build is right.
 
     On a CPU with AMX the native build dies of SIGILL in the first quantized matrix product: the compiler drops the tile
@@ -185,7 +183,6 @@ def llama_cmake_args(features: frozenset[str]) -> str:
         "avx512f": "AVX512",
         "avx512_vnni": "AVX512_VNNI",
         "avx512_bf16": "AVX512_BF16",
-        "avx512vbmi": "AVX512_VBMI",
     }
     return " ".join(
         ["-DGGML_NATIVE=OFF", *(f"-DGGML_{option}=ON" for flag, option in named.items() if flag in features)]
@@ -194,84 +191,46 @@ def llama_cmake_args(features: frozenset[str]) -> str:
 
 def llama_command() -> str:
     """The shell command that builds llama-cpp-python anew for this CPU."""
-    arguments = llama_cmake_args(cpu()[1])
+    arguments = llama_cmake_args(describe()["features"])
     set_ = f'CMAKE_ARGS="{arguments}" ' if arguments else ""
     return f"{set_}pip install --force-reinstall --no-deps --no-cache-dir --no-binary llama-cpp-python llama-cpp-python"
 
 
-def cpu() -> tuple[str, frozenset[str]]:
-    """Name and instruction sets of this CPU, as the operating system tells them."""
-    fields: dict[str, str] = {}
-    try:
-        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
-            key, _, value = line.partition(":")
-            fields.setdefault(key.strip(), value.strip())
-    except OSError:
-        return platform.processor() or platform.machine(), frozenset()
-    name = fields.get("model name") or fields.get("Model") or platform.machine()
-    return name, frozenset((fields.get("flags") or fields.get("Features") or "").split())
-
-
-# Those that decide how fast small models run, of x86-64 and of ARM.
-_TELLING = (
-    *("avx2", "f16c", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16"),
-    *("asimd", "asimddp", "i8mm", "bf16", "sve", "sve2"),
-)
-
-
 def machine() -> dict[str, Any]:
-    """Python, CPU, memory and disk. Bytes."""
-    import psutil
-
-    name, features = cpu()
-    memory = psutil.virtual_memory()
-    return {
-        "edgearte": _version("edgearte"),
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "cpu": name,
-        "features": [feature for feature in _TELLING if feature in features],
-        "cores": psutil.cpu_count(logical=False) or os.cpu_count() or 1,
-        "threads": psutil.cpu_count() or 1,
-        "memory_bytes": memory.total,
-        "memory_free_bytes": memory.available,
-        "disk_free_bytes": shutil.disk_usage(Path.cwd()).free,
-    }
+    """This machine as measurements describe it, and the free disk space here. Bytes."""
+    return {"edgearte": _version("edgearte"), **describe(), "disk_free_bytes": shutil.disk_usage(Path.cwd()).free}
 
 
-def run(as_json: bool = False) -> int:
+def run(json: bool = False) -> int:
     """Print what works here; 1 where something installed does not work, else 0. What is not installed is no failure."""
     about = machine()
-    findings = []
-    if as_json:
+    if json:
         findings = [examine(name) for name in CHECKS]
-        print(json.dumps({"machine": about, "checks": [dataclasses.asdict(f) for f in findings]}, indent=2))
+        print(dumps({"machine": about, "checks": [asdict(finding) for finding in findings]}, indent=2))
     else:
-        from rich.console import Console
-
-        console = Console(highlight=False, soft_wrap=True)
-        for line in _lines(about):
-            console.print(line, markup=False)
-        for name in CHECKS:  # each as it is known: a cold import of torch is slow
-            finding = examine(name)
-            findings.append(finding)
-            colour = {OK: "green", MISSING: "yellow", BROKEN: "red"}[finding.state]
-            console.print(f"[{colour}]{finding.state:>13}[/]  {finding.name:<9}", end="")
-            console.print(finding.detail, markup=False)
-            if finding.remedy:
-                console.print(f"{'':>15}{'':<9}→ {finding.remedy}", markup=False)
+        findings = list(_printed(about))
     return int(any(finding.state == BROKEN for finding in findings))
 
 
-def _lines(about: dict[str, Any]) -> list[str]:
-    gb = {key: about[key] / 1e9 for key in about if key.endswith("_bytes")}
-    return [
-        f"edgearte {about['edgearte']}, Python {about['python']}, {about['system']}",
-        f"{about['cpu']}: {about['cores']} cores, {about['threads']} threads; {' '.join(about['features'])}",
-        f"memory {gb['memory_bytes']:.1f} GB, {gb['memory_free_bytes']:.1f} free; "
-        f"disk {gb['disk_free_bytes']:.1f} GB free here",
-        "",
-    ]
+def _printed(about: dict[str, Any]) -> Iterator[Finding]:
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    gb = {key.removesuffix("_bytes"): about[key] / 1e9 for key in about if key.endswith("_bytes")}
+    for line in (
+        f"edgearte {about['edgearte']}, Python {about['python']}, {about['os']}, {about['architecture']}",
+        f"{about['cpu']}, {about['cores']} cores: {' '.join(about['features'])}",
+        f"memory {gb['memory']:.1f} GB, {gb['memory_available']:.1f} free; disk {gb['disk_free']:.1f} GB free here\n",
+    ):
+        console.print(line, markup=False)
+    for name in CHECKS:  # each as soon as it is known: a cold import of torch is slow
+        finding = examine(name)
+        colour = {OK: "green", MISSING: "yellow", BROKEN: "red"}[finding.state]
+        console.print(f"[{colour}]{finding.state:>13}[/]  {finding.name:<9}", end="")
+        console.print(finding.detail, markup=False)
+        if finding.remedy:
+            console.print(f"{'':24}→ {finding.remedy}", markup=False)
+        yield finding
 
 
 def _version(package: str) -> str:

@@ -10,12 +10,13 @@ import os
 import subprocess
 import sys
 
-from edgearte.doctor import OK, cpu, examine, llama_cmake_args
+from edgearte.doctor import OK, examine, llama_cmake_args
+from edgearte.measure.machine import describe
 
 
 def install(constraints: str) -> None:
     """pip install, with build options for this CPU where the user has not set any."""
-    environment = {"CMAKE_ARGS": llama_cmake_args(cpu()[1])} | os.environ
+    environment = {"CMAKE_ARGS": llama_cmake_args(describe()["features"])} | os.environ
     print("llama-cpp-python: from pip's cache, or built from source in some minutes", flush=True)
     subprocess.run(
         [sys.executable, "-m", "pip", "install", "-q", "-c", constraints, "llama-cpp-python"],
