@@ -18,7 +18,7 @@ def check_gguf(path: Path) -> None:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
             problem = _walk(data)
-        except (struct.error, KeyError):
+        except (struct.error, KeyError, OverflowError):
             problem = "its header is cut off or damaged"
     if problem:
         raise UserError(f"{path}: a broken GGUF file: {problem}; fetch or export it again")
