@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from edgearte.convert import bundle
 from edgearte.convert import modelfile as mf
 from edgearte.convert.bundle import verify_bundle, write_bundle
 from edgearte.convert.card import Card, Figure, Origin
@@ -278,6 +279,24 @@ def test_a_bundle_is_replaced_whole(tmp_path: Path) -> None:
     assert content(folder)["gguf/intents-q8_0.gguf"] == first["gguf/intents-q8_0.gguf"]
     assert (folder / "gguf" / "intents-q8_0.gguf").stat().st_ino != inode  # another source, so copied again
     assert verify_bundle(folder) == []
+
+
+@pytest.mark.parametrize("lacking", ["exchange", "links"])
+def test_a_system_that_lacks_something_gets_the_same_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("not supported")
+
+    folder = build(tmp_path / "one")
+    if lacking == "exchange":
+        monkeypatch.setattr(bundle, "_exchange", lambda one, other: False)
+    else:
+        monkeypatch.setattr(os, "link", refuse)
+    checkpoint, artifacts, card = inputs(tmp_path / "two")
+    write_bundle(folder, name="intents", checkpoint=checkpoint, artifacts=artifacts, card=card, lineage=LINEAGE)
+    assert content(folder) == content(build(tmp_path / "three"))
+    assert [p.name for p in folder.parent.iterdir()] == ["bundle"]
 
 
 def test_unchanged_files_are_taken_over_and_edited_ones_are_not(tmp_path: Path) -> None:

@@ -162,8 +162,8 @@ def sample() -> r.Result:
         ),
         comparisons=(
             r.Comparison("ARTE", "untaught", 85 / 120, 5.2e-26, 0, 85, 0, 35),
-            r.Comparison("ARTE", "seeds alone", 30 / 120, 0.00012, 46, 39, 9, 26),
-            r.Comparison("ARTE", "unaligned teacher", 11 / 120, 0.0895, 61, 24, 13, 22),
+            r.Comparison("ARTE", "seeds alone", 30 / 120, 1.52e-05, 46, 39, 9, 26),
+            r.Comparison("ARTE", "unaligned teacher", 11 / 120, 0.09887, 61, 24, 13, 22),
         ),
         answers=(
             r.AnswerSample("it is freezing in the bedroom", "climate", {
