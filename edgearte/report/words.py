@@ -106,7 +106,7 @@ def evidence(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return "yes" if value else "no"
     if isinstance(value, float):
-        return significant(value, 4)
+        return f"{value:.4g}"
     if isinstance(value, list | tuple):
         return (
             "" if any(isinstance(v, dict | list | tuple) for v in value) else ", ".join(map(evidence, value)) or "none"

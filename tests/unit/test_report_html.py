@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_report_result import sample
 
 from edgearte.errors import UserError
 from edgearte.report import plots
 from edgearte.report import result as r
 from edgearte.report.html import render, stored_types, write_report
+from tests.unit.test_report_result import sample
 
 HOSTILE = (
     "<script>alert(1)</script>{{ 7 * 7 }}{% x %}\"'><img src=http://evil.example/x onerror=alert(2)>$\\frac{&\x00\u202e"

@@ -6,10 +6,10 @@ import re
 from dataclasses import replace
 
 import pytest
-from test_report_result import sample
 
 from edgearte.report import result as r
 from edgearte.report.summary import print_summary
+from tests.unit.test_report_result import sample
 
 
 def cells(text: str, start: str) -> list[list[str]]:
