@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,7 +118,9 @@ def grammar_tokenizer(engine: Engine) -> Any:
     ends = [token for token in range(engine.vocabulary) if engine.ends(token)]
     eos = engine.special("eos")
     ordered = [eos, *(token for token in ends if token != eos)] if eos in ends else ends
-    return llguidance.llamacpp.lltokenizer_from_vocab(engine.vocab, eos_token=ordered)
+    with warnings.catch_warnings():  # it asks for each token's attributes through a deprecated name
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return llguidance.llamacpp.lltokenizer_from_vocab(engine.vocab, eos_token=ordered)
 
 
 def render(template: str, messages: Sequence[dict[str, str]], specials: dict[str, str], where: str) -> str:
