@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,6 +64,9 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; the exit code is 0, or 2 for the user's mistake, 130 when interrupted, 1 for a bug of ours."""
     args = parser().parse_args(argv)
+    for quiet in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
+        os.environ.setdefault(quiet, "1")  # the build shows its own bars
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         return int(globals()[f"_{args.command}"](args) or 0)
     except KeyboardInterrupt:

@@ -150,7 +150,8 @@ def _questions(teacher: LM, task: Task, settings: Settings, items: list[dict[str
         text = question_prompt(teacher, task, settings, item["seeds"])
         asked.append(Prompt(text, seed=seed_of(settings.seed, item["purpose"], item["index"]), pattern=pattern))
     last = f"</Question_{first + settings.per_prompt - 1}>"
-    sampling = Sampling(settings.question_tokens * settings.per_prompt, settings.temperature, settings.top_p, (last,))
+    room = _room(settings, settings.question_tokens) * settings.per_prompt
+    sampling = Sampling(room, settings.temperature, settings.top_p, (last,))
 
     def read(text: str) -> list[tuple[str, str]]:
         if settings.style == "chat":
@@ -181,8 +182,14 @@ def _rationales(teacher: LM, task: Task, settings: Settings, items: list[dict[st
         text = rationale_prompt(teacher, task, settings, item["input"], item["instruction"])
         asked.append(Prompt(text, pattern=pattern))
     stop = (task.answer.close,) if task.answer.tagged else ()
-    outputs = teacher.generate(asked, Sampling(settings.rationale_tokens, stop=stop))
+    outputs = teacher.generate(asked, Sampling(_room(settings, settings.rationale_tokens), stop=stop))
     return [{"text": c.text.strip(), "ended": c.ended, "tokens": _cost(c)} for c in outputs]
+
+
+def _room(settings: Settings, tokens: int) -> int:
+    """Tokens a completion may take. A pattern bounds the text itself, by characters: there the bound on tokens must never cut
+    the closing tags off, however badly a model's tokenizer splits them."""
+    return tokens if settings.style == "chat" else prompts.CHARACTERS * tokens + 60
 
 
 def _cost(completion: Completion) -> int:

@@ -12,6 +12,7 @@ from edgearte.records import Question
 from edgearte.task import Task
 
 NAIVE = "Let's think step by step."
+CHARACTERS = 4  # of a token, about
 _QUESTION = re.compile(r"<Question_\d+>\s*<input>(.*?)</input>\s*<target>(.*?)</target>", re.S)
 _GIVEN = re.compile(r"<target>(.*?)</target>\s*<input>(.*?)</input>", re.S)
 
@@ -54,7 +55,7 @@ def draft_continuation(task: Task, seeds: Sequence[Question]) -> str:
 def continuation_pattern(task: Task, first: int, targets: Sequence[str], tokens: int) -> str:
     """What a continuation must look like: with a closed set of answers each question is drafted *for* a target, since a weak
     teacher can write to a label where it cannot label what it wrote."""
-    text = rf"[A-Z0-9][^<>\n]{{8,{tokens * 4}}}"
+    text = rf"[A-Z0-9][^<>\n]{{8,{tokens * CHARACTERS}}}"
     parts = []
     for number, target in enumerate(targets, first):
         opening = "" if number == first else rf"<Question_{number}>\n<{'target' if target else 'input'}>"
@@ -86,7 +87,7 @@ def rationale_continuation(task: Task, seeds: Sequence[Question], text: str, ins
 def rationale_pattern(task: Task, target: str, tokens: int) -> str:
     """One line of reasoning that ends in the target it was drafted for, or in any answer where the set is open."""
     answer = re.escape(target) if task.answer.choices else r"[^<>\n]{1,80}"
-    return rf" [A-Z][^<>\n]{{8,{tokens * 4}}} ?{task.answer.open}{answer}{task.answer.close}"
+    return rf" [A-Z][^<>\n]{{8,{tokens * CHARACTERS}}} ?{task.answer.open}{answer}{task.answer.close}"
 
 
 def _answer(task: Task, target: str) -> str:

@@ -87,13 +87,3 @@ def trained(state: Any, examples: int, keys: Mapping[str, str]) -> Trained:
     )
     tokens = max((int(h.get("num_tokens", 0)) for h in history), default=0)
     return Trained(examples, int(state.global_step), tokens, curve)
-
-
-def quiet() -> None:
-    """Keep the libraries' own bars and notices out of the user's sight; errors still show."""
-    import datasets
-    import transformers
-
-    datasets.disable_progress_bars()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()

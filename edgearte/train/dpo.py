@@ -40,7 +40,6 @@ def _align(folder: Path, rows: list[dict[str, str]], settings: Settings, out: Pa
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
-    common.quiet()
     model, tokenizer = common.load(folder, settings.dtype)
     bos = tokenizer.bos_token
     if bos:  # a rendered chat brings it; the trainer's tokenizer would add a second one

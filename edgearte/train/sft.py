@@ -57,7 +57,6 @@ def _train(folder: Path, rows: list[dict[str, Any]], settings: Settings, out: Pa
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    common.quiet()
     model, tokenizer = common.load(folder, "float32")
     with tempfile.TemporaryDirectory() as scratch:
         config = SFTConfig(

