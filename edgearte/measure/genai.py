@@ -1,8 +1,7 @@
 """onnxruntime-genai: one sequence at a time.
 
-Its batches pad prompts on the left, and with the models of its own builder the padding changed the answers (0.18.0: six
-of eight prompts of unequal length went wrong), so rows are not batched. A shared prefix is kept in the cache and
-rewound to.
+Its batches pad prompts on the left, and with an int4 model of its own builder the padding changed the answers (0.18.0:
+seven of eight prompts of unequal length), so rows are not batched. A shared prefix is kept in the cache and rewound to.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import copy
 import ctypes
 import importlib.metadata
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -260,8 +261,15 @@ def test_a_file_that_the_runtime_refuses_shows_the_runtimes_reason(smollm2: Path
         host.measure(cut, "llama.cpp", SUITE, name="cut", threads=THREADS)
 
 
-def test_the_child_imports_neither_torch_nor_transformers(smollm2: Path, onnx: tuple[Any, Path]) -> None:
-    """Both jobs, both runtimes, in children that cannot import them and name all they did import."""
+def test_the_child_needs_its_folder_numpy_and_a_runtime_only(
+    smollm2: Path, onnx: tuple[Any, Path], tmp_path: Path
+) -> None:
+    """Both jobs, both runtimes, from a copy of what is pushed to a device, in children that cannot import torch or
+    transformers and name all they did import."""
+    (tmp_path / "edgearte").mkdir()
+    for name in ("__init__.py", "errors.py"):
+        shutil.copy(ROOT / "edgearte" / name, tmp_path / "edgearte")
+    shutil.copytree(ROOT / "edgearte" / "measure", tmp_path / "edgearte" / "measure")
     code = """if True:
         import sys
         class Refuse:
@@ -271,13 +279,16 @@ def test_the_child_imports_neither_torch_nor_transformers(smollm2: Path, onnx: t
         sys.meta_path.insert(0, Refuse())
         from edgearte.measure import harness
         code = harness.main()
+        assert sys.modules["edgearte"].__file__.startswith(sys.argv[1])
         print("modules:", *sorted({name.split(".")[0] for name in sys.modules}), file=sys.stderr)
         sys.exit(code)"""
     for artifact, runtime in ((smollm2, "llama.cpp"), (onnx[1], "onnxruntime-genai")):
         for task in ({"kind": "measure", "suite": SUITE.__dict__},
                      {"kind": "answer", "prompts": [{"text": "Hi"}], "max_tokens": 2, "stop": []}):  # fmt: skip
             job = json.dumps({**task, "artifact": str(artifact), "runtime": runtime, "threads": THREADS})
-            child = subprocess.run([sys.executable, "-c", code], input=job, cwd=ROOT, capture_output=True, text=True)
+            child = subprocess.run(
+                [sys.executable, "-c", code, tmp_path], input=job, cwd=tmp_path, capture_output=True, text=True
+            )
             assert child.returncode == 0, child.stderr
             assert all(json.loads(line)["kind"] != "error" for line in child.stdout.splitlines())
             modules = set(child.stderr.rpartition("modules:")[2].split())
