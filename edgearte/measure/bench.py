@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from edgearte.measure.host import measure
 from edgearte.measure.machine import detect_runtime
 from edgearte.measure.suite import load_suite
 from edgearte.records import Measurement
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 
 def bench(paths: Sequence[Path], suite_name: str, threads: int = 0) -> list[Measurement]:
@@ -25,9 +22,10 @@ def bench(paths: Sequence[Path], suite_name: str, threads: int = 0) -> list[Meas
     ]
 
 
-def table(measurements: Sequence[Measurement]) -> Table:
-    """The measurements as a table of medians, the machine below it. `±` is half of what lies between the slowest and
-    the fastest run, of the median: where it is large, measure again on a quieter machine."""
+def table(measurements: Sequence[Measurement]) -> None:
+    """Print the measurements as a table of medians, the machine below it. `±` is half of what lies between the slowest
+    and the fastest run, of the median: where it is large, measure again on a quieter machine."""
+    from rich.console import Console
     from rich.table import Table
 
     result = Table(caption=_caption(measurements[0]) if measurements else None, caption_justify="left")
@@ -48,7 +46,7 @@ def table(measurements: Sequence[Measurement]) -> Table:
             f"{half:.0%}",
             *(f"{1000 * gap:.1f}" for gap in gaps),
         )
-    return result
+    Console(width=None if sys.stdout.isatty() else 120).print(result)
 
 
 def _caption(m: Measurement) -> str:
@@ -56,10 +54,10 @@ def _caption(m: Measurement) -> str:
     load = machine.get("load_average")
     parts = [
         f"{m.prompt_tokens} prompt and {m.new_tokens} new tokens, rates in tokens/s, median of {m.decode_tps.runs}",
-        f"{m.threads} threads",
+        f"threads: {m.threads}",
         f"{machine.get('cpu')}, {machine.get('cores')} cores, {machine.get('memory_bytes', 0) / 1e9:.0f} GB",
         f"load average before: {load[0]}" if load else "",
     ]
-    if load and load[0] > 0.5:
+    if load and load[0] + m.threads > machine.get("logical_cores", 1) + 0.5:
         parts.append("other work was running: these figures are lower than the machine's best")
     return "; ".join(p for p in parts if p)
