@@ -124,8 +124,8 @@ class Store:
             row = self._db.execute("SELECT seconds FROM chunks WHERE key = ?", (key,)).fetchone()
             if row is not None and key not in found:
                 seconds += row[0]
-                values = self._db.execute("SELECT value FROM rows WHERE chunk = ? ORDER BY position", (key,))
-                found[key] = [json.loads(v) for (v,) in values]
+                stored = self._db.execute("SELECT value FROM rows WHERE chunk = ? ORDER BY position", (key,))
+                found[key] = [json.loads(v) for (v,) in stored]
         cached = sum(len(found[k]) for k in keys if k in found)
         todo = [(k, c) for k, c in zip(keys, chunks, strict=True) if k not in found]
         with progress(len(plain), cached, label or stage, quiet=not todo) as bar:
@@ -134,12 +134,12 @@ class Store:
                     continue
                 start = time.monotonic()
                 self._attempt(key, stage)
-                values = json.loads(canonical(list(compute(part))))
-                if len(values) != len(part):
-                    raise RuntimeError(f"{stage}: {len(values)} values for {len(part)} items")
+                computed: list[Any] = json.loads(canonical(list(compute(part))))
+                if len(computed) != len(part):
+                    raise RuntimeError(f"{stage}: {len(computed)} values for {len(part)} items")
                 took = time.monotonic() - start
-                self._commit(key, stage, version, options, part, values, took)
-                found[key] = values
+                self._commit(key, stage, version, options, part, computed, took)
+                found[key] = computed
                 seconds += took
                 bar.update(len(part))
         values = [value for key in keys for value in found[key]]

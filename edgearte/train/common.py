@@ -66,7 +66,10 @@ def read_log(folder: Path) -> Trained:
 
 def trainer_options(seed: int) -> dict[str, Any]:
     """The arguments every trainer of ours gets."""
+    import torch
+
     return {
+        "use_cpu": not torch.cuda.is_available(),
         "seed": seed % 2**31,
         "data_seed": seed % 2**31,
         "logging_steps": 1,
