@@ -76,7 +76,7 @@ def _artifact(
     try:
         # The thresholds are not in the key: what was measured stays measured when a preset is made stricter.
         checked = store.value("gates", VERSION, {**options, **conditions},
-                              lambda: _check(preset, path, reference()), label=f"gates {preset.name}")  # fmt: skip
+                              lambda: check(preset, path, reference()), label=f"gates {preset.name}")  # fmt: skip
     except ChildFailed as error:
         return replace(artifact, failed=str(error))
     gates = (*(Gate(**g) for g in checked["gates"]), logits_gate(preset, checked["logits"]))
@@ -110,8 +110,8 @@ def _convert(checkpoint: Path, identity: str, format: str, type: str, store: Sto
         raise
 
 
-def _check(preset: Preset, path: Path, reference: Reference) -> dict[str, Any]:
-    """Ask the artifact in a child process, and compare."""
+def check(preset: Preset, path: Path, reference: Reference) -> dict[str, Any]:
+    """Ask an artifact in a child process what it does, and compare: three gates, and the figures for the fourth."""
     request, answer = (reference.logprobs.with_name(f"{preset.name}.{kind}.json") for kind in ("request", "answer"))
     asked = {
         "format": preset.format,

@@ -108,8 +108,11 @@ def logits_gate(preset: Preset, measured: dict[str, Any]) -> Gate:
     if "vocabulary" in measured:
         ours, theirs = measured["vocabulary"]
         return Gate("logits", False, f"the checkpoint has {ours} logits a position, the artifact {theirs}", measured)
+    if "not_finite" in measured:
+        broken = f"{measured['not_finite']} of {measured['positions']} positions have logits that are no numbers"
+        return Gate("logits", False, broken, measured)
     kl, top1 = measured["kl"], measured["top1"]
-    passed = kl <= preset.max_kl and top1 >= preset.min_top1  # false for NaN, too
+    passed = kl <= preset.max_kl and top1 >= preset.min_top1
     summary = (
         f"KL {kl:.4f} nats (at most {preset.max_kl:g}), the same first choice at {top1:.3f} "
         f"(at least {preset.min_top1:g}) of {measured['positions']} positions"

@@ -1,0 +1,330 @@
+"""A tiny model through all presets: the gates hold, the bytes repeat, each gate fails when it should.
+
+The model is random but for one habit, answering "Four." and stopping, so that there is an EOS to stop at. Its tokenizer
+is SmolLM2's, because llama.cpp's converter recognises tokenizers by what they do.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgearte.convert import export as export_module
+from edgearte.convert.child import ChildFailed, run_module
+from edgearte.convert.export import check, export
+from edgearte.convert.gates import logits_gate
+from edgearte.convert.presets import Preset, load_preset
+from edgearte.convert.reference import Reference, read_reference
+from edgearte.errors import UserError
+from edgearte.records import Artifact, Gate
+from edgearte.store import Store
+from tests.tiny import smollm2
+
+PRESETS = ["f16", "q8_0", "q4_k_m", "onnx-fp32", "onnx-int4"]
+TEXTS = [
+    "The quick brown fox jumps over the lazy dog. " * 8,
+    "def f(x):\n    return x + 1\n",
+    "Turn off the kitchen light.",
+]
+IDENTITY = "0123456789abcdef" * 4
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+    from tokenizers import pre_tokenizers
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    gguf = smollm2()
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    # transformers forgets that SmolLM2 splits digits off first; the true tokenizer does, and llama.cpp knows it.
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [digits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
+    )
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=512, tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 50000.0},
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    rows = [tokenizer(prompt + "Four.<|im_end|>", return_tensors="pt").input_ids for prompt in chat(tokenizer)]
+    rows += [tokenizer(text, return_tensors="pt").input_ids for text in TEXTS]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(60):
+        sum(model(row, labels=row).loss for row in rows).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    folder = tmp_path_factory.mktemp("checkpoint") / "tiny-7B-Instruct-v3"  # a name that promises too much
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def chat(tokenizer: Any) -> list[str]:
+    questions = ("What is 2+2?", "Two and two?")
+    turns: list[list[dict[str, str]]] = [[{"role": "user", "content": q}] for q in questions]
+    return [str(tokenizer.apply_chat_template(t, tokenize=False, add_generation_prompt=True)) for t in turns]
+
+
+@pytest.fixture(scope="module")
+def prompts(checkpoint: Path) -> list[str]:
+    from transformers import AutoTokenizer
+
+    return chat(AutoTokenizer.from_pretrained(checkpoint))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return Store(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def artifacts(checkpoint: Path, prompts: list[str], store: Store) -> dict[str, Artifact]:
+    made = export(checkpoint, IDENTITY, [load_preset(n) for n in PRESETS], TEXTS, store, chat=prompts)
+    return {a.preset: a for a in made}
+
+
+@pytest.fixture(scope="module")
+def reference(checkpoint: Path, prompts: list[str], tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    return read_reference(checkpoint, TEXTS, prompts, tmp_path_factory.mktemp("reference"))
+
+
+def test_every_preset_passes_every_gate(artifacts: dict[str, Artifact]) -> None:
+    for name in PRESETS:
+        artifact = artifacts[name]
+        assert artifact.failed == "", artifact
+        assert [g.name for g in artifact.gates] == ["tokens", "template", "eos", "logits"]
+        eos = artifact.gates[2].evidence
+        assert eos["ended_in_checkpoint"] == eos["ended_in_artifact"] == 2
+        assert Path(artifact.path).exists()
+        assert sum(artifact.types.values()) == sum(t.elements for t in artifact.tensors)
+    assert artifacts["f16"].gates[3].evidence["kl"] < 1e-4
+    assert artifacts["onnx-fp32"].gates[3].evidence["kl"] < 1e-6
+    sizes = [artifacts[n].bits_per_weight for n in ("onnx-fp32", "f16", "q8_0", "q4_k_m", "onnx-int4")]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_fallen_back_k_quants_are_noted(artifacts: dict[str, Artifact]) -> None:
+    (note,) = artifacts["q4_k_m"].notes
+    assert note.startswith("q4_k_m asked, 100% of weights stored as ") and "rows of 64, 128 are" in note
+    assert artifacts["q8_0"].notes == ()
+
+
+def test_a_second_call_neither_converts_nor_runs_anything(
+    checkpoint: Path, prompts: list[str], store: Store, artifacts: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(export_module, "read_reference", never)
+    monkeypatch.setattr(export_module, "run_module", never)
+    monkeypatch.setattr("edgearte.convert.converters.run_module", never)
+    again = export(checkpoint, IDENTITY, [load_preset(n) for n in PRESETS], TEXTS, store, chat=prompts)
+    assert {a.preset: a for a in again} == artifacts
+    strict = Preset("strict", "gguf", "q8_0", "llama.cpp", "thresholds are judged anew, not measured", 0.0, 1.0)
+    (judged,) = export(checkpoint, IDENTITY, [strict], TEXTS, store, chat=prompts)
+    assert judged.failed.startswith("gate logits: KL ")
+
+
+def test_the_same_checkpoint_elsewhere_gives_the_same_bytes(
+    checkpoint: Path, prompts: list[str], artifacts: dict[str, Artifact], tmp_path: Path
+) -> None:
+    from edgearte.convert import converters
+
+    other = tmp_path / "some" / "other-1B-name"
+    shutil.copytree(checkpoint, other)
+    (tmp_path / "onnx").mkdir()
+    converters.to_gguf(other, IDENTITY, tmp_path / "f16.gguf")
+    converters.quantize(tmp_path / "f16.gguf", tmp_path / "q4_k_m.gguf", "q4_k_m")
+    converters.to_onnx(other, tmp_path / "onnx", "int4")
+    assert (tmp_path / "f16.gguf").read_bytes() == Path(artifacts["f16"].path).read_bytes()
+    assert (tmp_path / "q4_k_m.gguf").read_bytes() == Path(artifacts["q4_k_m"].path).read_bytes()
+    first = Path(artifacts["onnx-int4"].path)
+    assert sorted(p.name for p in first.iterdir()) == sorted(p.name for p in (tmp_path / "onnx").iterdir())
+    for path in first.iterdir():
+        assert path.read_bytes() == (tmp_path / "onnx" / path.name).read_bytes(), path.name
+
+
+def gates_of(name: str, path: Path, reference: Reference) -> dict[str, Gate]:
+    preset = load_preset(name)
+    checked = check(preset, path, reference)
+    gates = [Gate(**g) for g in checked["gates"]] + [logits_gate(preset, checked["logits"])]
+    return {g.name: g for g in gates}
+
+
+def rewritten(source: Path, target: Path, *changes: str) -> Path:
+    command = [sys.executable, "-m", "gguf.scripts.gguf_new_metadata", *changes, "--force", str(source), str(target)]
+    subprocess.run(command, check=True, capture_output=True)
+    return target
+
+
+@pytest.mark.parametrize(
+    ("changes", "failing", "said"),
+    [
+        (["--pre-tokenizer", "qwen2"], ["tokens"], "ordinary strings have other token ids"),
+        (["--chat-template", "{{ messages[0]['content'] }}"], ["template"], "5 of 5 conversations"),
+        (["--special-token-by-id", "eos", "5"], ["eos"], "its EOS is [5], the checkpoint's [2]"),
+        (["--special-token-by-id", "bos", "7"], ["eos"], "its BOS is [7], the checkpoint's [1]"),
+    ],
+)
+def test_altered_gguf_metadata_fails_its_gate(
+    artifacts: dict[str, Artifact],
+    reference: Reference,
+    tmp_path: Path,
+    changes: list[str],
+    failing: list[str],
+    said: str,
+) -> None:
+    gates = gates_of("q8_0", rewritten(Path(artifacts["q8_0"].path), tmp_path / "altered.gguf", *changes), reference)
+    assert [name for name, gate in gates.items() if not gate.passed] == failing
+    assert said in gates[failing[0]].summary
+
+
+def flip_signs(path: Path) -> None:
+    """Of the last quarter of a file of weights: the top bit of every second byte, the sign in f16 as in f32."""
+    import numpy as np
+
+    data = np.fromfile(path, np.uint8)
+    start = len(data) * 3 // 4 // 4 * 4
+    data[start + 1 :: 2] ^= 0x80
+    data.tofile(path)
+
+
+def test_perturbed_gguf_weights_fail_the_logit_gate(
+    artifacts: dict[str, Artifact], reference: Reference, tmp_path: Path
+) -> None:
+    path = tmp_path / "perturbed.gguf"
+    shutil.copy(artifacts["f16"].path, path)
+    flip_signs(path)
+    gates = gates_of("f16", path, reference)
+    assert not gates["logits"].passed
+    assert gates["tokens"].passed and gates["template"].passed
+    assert gates["logits"].evidence["kl"] > 0.01
+
+
+def test_weights_that_are_no_numbers_fail_the_logit_gate(
+    artifacts: dict[str, Artifact], reference: Reference, tmp_path: Path
+) -> None:
+    path = tmp_path / "nan.gguf"
+    data = bytearray(Path(artifacts["f16"].path).read_bytes())
+    data[-256:] = b"\xff" * 256  # the last norm
+    path.write_bytes(data)
+    gate = gates_of("f16", path, reference)["logits"]
+    assert not gate.passed
+    assert gate.summary == "99 of 99 positions have logits that are no numbers"
+    json.dumps(gate.evidence, allow_nan=False)
+
+
+def test_another_rope_base_fails_the_logit_gate(checkpoint: Path, reference: Reference, tmp_path: Path) -> None:
+    """What an old reader of config.json would do: rope_theta falls back to 10000 without a word."""
+    from edgearte.convert import converters
+
+    other = tmp_path / "checkpoint"
+    shutil.copytree(checkpoint, other)
+    config = json.loads((other / "config.json").read_text())
+    config["rope_parameters"]["rope_theta"] = 10.0
+    (other / "config.json").write_text(json.dumps(config))
+    converters.to_gguf(other, IDENTITY, tmp_path / "f16.gguf")
+    assert not gates_of("f16", tmp_path / "f16.gguf", reference)["logits"].passed
+
+
+def edit_json(path: Path, change: Callable[[Any], None]) -> None:
+    data = json.loads(path.read_text("utf-8"))
+    change(data)
+    path.write_text(json.dumps(data), "utf-8")
+
+
+def alter_tokenizer(folder: Path) -> None:
+    edit_json(folder / "tokenizer.json", lambda d: d["pre_tokenizer"]["pretokenizers"].pop(0))
+
+
+def alter_template(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+
+
+def alter_eos(folder: Path) -> None:
+    edit_json(folder / "genai_config.json", lambda d: d["model"].update(eos_token_id=5))
+
+
+def alter_weights(folder: Path) -> None:
+    flip_signs(folder / "model.onnx.data")
+
+
+@pytest.mark.parametrize(
+    ("alter", "failing"),
+    [(alter_tokenizer, "tokens"), (alter_template, "template"), (alter_eos, "eos"), (alter_weights, "logits")],
+)
+def test_an_altered_onnx_folder_fails_its_gate(
+    artifacts: dict[str, Artifact], reference: Reference, tmp_path: Path, alter: Callable[[Path], None], failing: str
+) -> None:
+    folder = tmp_path / "altered"
+    shutil.copytree(artifacts["onnx-fp32"].path, folder)
+    alter(folder)
+    gates = gates_of("onnx-fp32", folder, reference)
+    assert not gates[failing].passed
+    if failing == "eos":
+        assert gates["eos"].evidence["ran_past_eos"] == 2  # the runtime went on where the checkpoint stops
+    assert {n for n, g in gates.items() if not g.passed} <= {failing, "eos"}
+
+
+def test_a_truncated_artifact_is_told_by_its_runtime(
+    artifacts: dict[str, Artifact], reference: Reference, tmp_path: Path
+) -> None:
+    path = tmp_path / "cut.gguf"
+    whole = Path(artifacts["q8_0"].path).read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ChildFailed, match=r"llama\.cpp, reading q8_0, failed with exit code 1"):
+        check(load_preset("q8_0"), path, reference)
+
+
+def test_a_failing_converter_stops_its_artifacts_alone(checkpoint: Path, prompts: list[str], tmp_path: Path) -> None:
+    """Neither converter knows the architecture; both say so in their own words, and the call returns."""
+    other = tmp_path / "checkpoint"
+    shutil.copytree(checkpoint, other)
+    edit_json(other / "config.json", lambda d: d.update(architectures=["NobodysForCausalLM"]))
+    store = Store(tmp_path / "store")
+    presets = [load_preset(n) for n in ("f16", "q8_0", "onnx-fp32")]
+    f16, q8_0, onnx = export(other, IDENTITY, presets, TEXTS, store, chat=prompts)
+    assert "the GGUF converter failed with exit code 1" in f16.failed
+    assert "NobodysForCausalLM is not supported" in f16.failed
+    assert q8_0.failed == f16.failed
+    assert "the ONNX model builder failed" in onnx.failed and "not currently supported" in onnx.failed
+    assert f16.gates == () and f16.path == ""
+    assert list((tmp_path / "store" / "trees").iterdir()) == []  # nothing half-made, nothing left of the reference
+
+
+def test_no_text_is_a_users_mistake(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="held-out text"):
+        export(checkpoint, IDENTITY, [load_preset("onnx-fp32")], [], Store(tmp_path / "store"))
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGILL)", "the test died of SIGILL (an instruction this CPU"),
+        ("import sys; print('one', flush=True); sys.exit('why it broke')", "exit code 1; it said:\none\nwhy it broke"),
+    ],
+)  # fmt: skip
+def test_a_dying_child_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, said: str) -> None:
+    (tmp_path / "dying_module.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(ChildFailed) as caught:
+        run_module("dying_module", [], "the test")
+    assert said in str(caught.value)
+
+
+def test_a_full_disk_is_no_fault_of_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "dying_module.py").write_text("raise OSError(28, 'No space left on device')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(OSError, match="No space left"):
+        run_module("dying_module", [], "the test")
