@@ -1,0 +1,64 @@
+"""SmolLM2-135M through GGUF and ONNX, from the file a user has to artifacts that pass their gates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgearte.convert.export import export
+from edgearte.convert.presets import load_preset
+from edgearte.lm.weights import Weights, resolve
+from edgearte.records import Artifact
+from edgearte.store import Store
+from tests.tiny import smollm2
+
+pytestmark = pytest.mark.integration
+
+TEXTS = [
+    "Robin has 21 packages of gum and 17 packages of candy. There are 7 pieces in each package. How many does he have?",
+    "The river rises in the hills to the north, passes two small towns and a mill, and reaches the sea.",
+    "def mean(values):\n    if not values:\n        raise ValueError('no values')\n    return sum(values) / len(values)\n",
+]
+QUESTIONS = ("What is the capital of France? Answer in one word.", "Say hi.", "Is the sky blue? Yes or no.")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return Store(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def source(store: Store) -> Weights:
+    return resolve(str(smollm2()), store)
+
+
+@pytest.fixture(scope="module")
+def artifacts(source: Weights, store: Store) -> dict[str, Artifact]:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(source.folder)
+    turns = [[{"role": "user", "content": q}] for q in QUESTIONS]
+    chat = [str(tokenizer.apply_chat_template(t, tokenize=False, add_generation_prompt=True)) for t in turns]
+    presets = [load_preset(name) for name in ("f16", "q8_0", "q4_k_m", "onnx-int4")]
+    return {a.preset: a for a in export(source.folder, source.identity, presets, TEXTS, store, chat=chat)}
+
+
+def test_all_gates_hold(artifacts: dict[str, Artifact]) -> None:
+    assert {name: a.failed for name, a in artifacts.items()} == dict.fromkeys(artifacts, "")
+    for artifact in artifacts.values():
+        eos = artifact.gates[2].evidence
+        assert eos["ended_in_checkpoint"] >= 1
+        assert eos["ran_past_eos"] == 0
+
+
+def test_what_quantization_costs_is_in_order(artifacts: dict[str, Artifact]) -> None:
+    kl = {name: a.gates[3].evidence["kl"] for name, a in artifacts.items()}
+    assert kl["f16"] < 1e-4 < kl["q8_0"] < 0.02 < kl["q4_k_m"] < kl["onnx-int4"]
+
+
+def test_k_quants_that_fell_back_are_said(artifacts: dict[str, Artifact]) -> None:
+    (note,) = artifacts["q4_k_m"].notes
+    assert note == ("q4_k_m asked, 80% of weights stored as q5_0/q8_0 because rows of 576 are not divisible by 256")
+    assert artifacts["q4_k_m"].bits_per_weight == pytest.approx(6.165, abs=0.01)
+    assert Path(artifacts["q4_k_m"].path).stat().st_size == artifacts["q4_k_m"].bytes
