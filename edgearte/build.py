@@ -54,7 +54,7 @@ def _build(recipe: Recipe, task: Task, run: Path, store: Store, key: str) -> Res
     _write(run / "recipe.yaml", text)
     found = loop.once(recipe, task, store)
     result = outcome.result(recipe, task, found, store.ledger, run / "bundle")
-    _write_data(run / "data", found)
+    _write_data(run / "data", task, found)
     if any(not a.failed for a in found.artifacts):
         write_bundle(
             run / "bundle", name=recipe.name, checkpoint=found.taught[loop.ARTE], artifacts=found.artifacts,
@@ -108,12 +108,13 @@ def _write(path: Path, text: str) -> None:
         raise UserError(f"{path}: could not be written: {error.strerror}") from error
 
 
-def _write_data(folder: Path, found: Found) -> None:
+def _write_data(folder: Path, task: Task, found: Found) -> None:
     """What was written along the way, as parquet: pairs and training sets in TRL's own forms."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from edgearte.train.sft import conversations
+    from edgearte.arte import prompts
+    from edgearte.train import sft
 
     tables: dict[str, list[dict[str, Any]]] = {
         "drafts": [
@@ -125,7 +126,7 @@ def _write_data(folder: Path, found: Found) -> None:
         "pairs": [vars(p) for p in found.pairs],
     }  # fmt: skip
     for arm, examples in found.sets.items():
-        rows = conversations(examples, chat=True)
+        rows = sft.rows(examples, lambda text: prompts.zero_shot(task.header, found.form, text))
         extra = [{"id": e.id, "target": e.target, "source": e.source} for e in examples]
         tables[f"train-{arm.replace(' ', '-').lower()}"] = [{**a, **b} for a, b in zip(rows, extra, strict=True)]
     folder.mkdir(exist_ok=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,39 +25,42 @@ class Answer:
     grade: Grade
 
 
-def asked(model: LM, prompts: Sequence[str], chat: bool) -> list[str]:
+Asked = list[dict[str, str]] | str  # a conversation, or plain text for a model without a chat template
+
+
+def rendered(model: LM, prompts: Sequence[Asked]) -> list[str]:
     """The texts a student is asked with: through its chat template where it has one, as the device's app will."""
-    if chat:
-        return [model.chat([{"role": "user", "content": p}]) for p in prompts]
-    return [p + "\nAnswer:" for p in prompts]
+    return [p if isinstance(p, str) else model.chat(p) for p in prompts]
 
 
 def checkpoint(
-    model: LM, questions: Sequence[Question], prompts: Sequence[str], chat: bool, fmt: AnswerFormat, max_tokens: int,
-    store: Store, *, label: str,
+    model: LM, questions: Sequence[Question], prompts: Sequence[Asked], fmt: AnswerFormat, max_tokens: int, store: Store,
+    *, label: str,
 ) -> list[Answer]:  # fmt: skip
     """The answers of a model behind the protocol; `prompts` are what each question is asked as."""
 
-    def compute(part: list[str]) -> list[dict[str, Any]]:
-        rows = [Prompt(text) for text in asked(model, part, chat)]
+    def compute(part: list[Asked]) -> list[dict[str, Any]]:
+        rows = [Prompt(text) for text in rendered(model, part)]
         outputs = model.generate(rows, Sampling(max_tokens, stop=_stop(fmt)))
         return [{"text": o.text, "ended": o.ended, "tokens": o.prompt_tokens + o.new_tokens} for o in outputs]
 
-    options = {"model": model.identity, "chat": chat, "max_tokens": max_tokens, "stop": _stop(fmt)}
+    options = {"model": model.identity, "max_tokens": max_tokens, "stop": _stop(fmt)}
     outputs = store.rows("evaluate", VERSION, options, prompts, compute, chunk=ROWS, label=label)
     return _graded(questions, outputs, fmt)
 
 
 def artifact(
-    path: Path, runtime: str, identity: str, questions: Sequence[Question], render: Callable[[Sequence[str]], list[str]],
-    prompts: Sequence[str], fmt: AnswerFormat, max_tokens: int, threads: int, store: Store, *, label: str,
+    path: Path, runtime: str, identity: str, model: LM, questions: Sequence[Question], prompts: Sequence[Asked],
+    fmt: AnswerFormat, max_tokens: int, threads: int, store: Store, *, label: str,
 ) -> list[Answer]:  # fmt: skip
-    """The answers of an exported file, by its own runtime in a process of its own. `render` turns prompts into chat text."""
+    """The answers of an exported file, by its own runtime in a process of its own. `model` is the checkpoint it was made of,
+    whose chat template renders the prompts (a gate has shown that the artifact's is the same)."""
     from edgearte.measure.host import answer
 
-    def compute(part: list[str]) -> list[dict[str, Any]]:
-        rows = [{"text": text} for text in render(part)]
-        return answer(path, runtime, rows, max_tokens=max_tokens, stop=_stop(fmt), threads=threads)
+    def compute(part: list[Asked]) -> list[dict[str, Any]]:
+        rows = [{"text": text} for text in rendered(model, part)]
+        outputs = answer(path, runtime, rows, max_tokens=max_tokens, stop=_stop(fmt), threads=threads)
+        return [{**o, "tokens": o["prompt_tokens"] + o["new_tokens"]} for o in outputs]
 
     options = {"artifact": identity, "max_tokens": max_tokens, "stop": _stop(fmt)}
     outputs = store.rows("answer", VERSION, options, prompts, compute, chunk=len(prompts), label=label)

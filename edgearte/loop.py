@@ -16,7 +16,7 @@ from edgearte.convert.presets import load_preset
 from edgearte.errors import UserError
 from edgearte.evaluate import Answer
 from edgearte.lm import weights
-from edgearte.lm.hf import TransformersLM, has_chat_template
+from edgearte.lm.hf import TransformersLM, form
 from edgearte.lm.weights import Weights
 from edgearte.measure.host import measure
 from edgearte.measure.machine import describe
@@ -46,6 +46,7 @@ class Found:
     aligned: Path
     tailored: Mapping[str, tailor.Tailored]
     sets: Mapping[str, tuple[Example, ...]]
+    form: str  # how the student is asked: system, user or plain
     taught: Mapping[str, Path]
     answers: Mapping[str, list[Answer]]  # by arm, as checkpoint
     artifacts: tuple[Artifact, ...]
@@ -92,24 +93,24 @@ def once(recipe: Recipe, task: Task, store: Store) -> Found:
     sets = {SEEDS: tailor.seeds_alone(task, len(sets[ARTE])), **sets}
 
     # train: one student an arm, equal in size and steps
-    chat = has_chat_template(student.folder)
-    taught = {arm: _taught(recipe, student, examples, chat, store, arm) for arm, examples in sets.items()}
-    answers = {UNTAUGHT: _answers(recipe, task, student.folder, chat, store, UNTAUGHT)}
-    answers |= {arm: _answers(recipe, task, folder, chat, store, arm) for arm, folder in taught.items()}
+    how = form(student.folder)
+    taught = {arm: _taught(recipe, task, student, examples, how, store, arm) for arm, examples in sets.items()}
+    answers = {UNTAUGHT: _answers(recipe, task, student.folder, how, store, UNTAUGHT)}
+    answers |= {arm: _answers(recipe, task, folder, how, store, arm) for arm, folder in taught.items()}
 
     # export and measure: what counts is the file
     best = TransformersLM(taught[ARTE], weights.identity(taught[ARTE], store))
-    artifacts = _exported(recipe, task, best, chat, answers[ARTE], store)
+    artifacts = _exported(recipe, task, best, how, answers[ARTE], store)
     usable = [a for a in artifacts if not a.failed]
-    artifact_answers = {a.preset: _artifact_answers(recipe, task, best, chat, a, store) for a in usable}
+    artifact_answers = {a.preset: _artifact_answers(recipe, task, best, how, a, store) for a in usable}
     measurements = {a.preset: _measured(recipe, best, a, store) for a in usable}
 
     # decide
     asked = len(next(iter(artifact_answers.values()), []))
     choice = decide.choose(artifacts, artifact_answers, answers[ARTE][:asked])
     return Found(
-        teacher, student, drafted, drafts, preferences, skipped, tuple(pairs), aligned.folder, tailored, sets, taught, answers,
-        artifacts, artifact_answers, measurements, choice,
+        teacher, student, drafted, drafts, preferences, skipped, tuple(pairs), aligned.folder, tailored, sets, how, taught,
+        answers, artifacts, artifact_answers, measurements, choice,
     )  # fmt: skip
 
 
@@ -144,43 +145,46 @@ def _aligned(recipe: Recipe, teacher: Weights, pairs: Sequence[Pair], store: Sto
     return TransformersLM(folder, weights.identity(folder, store), dtype=recipe.teacher.dtype)
 
 
-def _taught(recipe: Recipe, student: Weights, examples: Sequence[Example], chat: bool, store: Store, arm: str) -> Path:
+def _taught(
+    recipe: Recipe, task: Task, student: Weights, examples: Sequence[Example], how: str, store: Store, arm: str
+) -> Path:
     t = recipe.train
-    how = sft.Settings(
+    settings = sft.Settings(
         learning_rate=t.learning_rate, epochs=t.epochs, batch=t.batch, lora_rank=t.lora_rank, warmup=t.warmup,
         max_tokens=t.max_tokens, seed=seed_of(recipe.seed, "train"),
     )  # fmt: skip
-    return sft.train(student.folder, student.identity, examples, chat, how, store, label=f"train: {arm}")
+    rows = sft.rows(examples, lambda text: prompts.zero_shot(task.header, how, text))
+    return sft.train(student.folder, student.identity, rows, settings, store, label=f"train: {arm}")
 
 
-def _answers(recipe: Recipe, task: Task, folder: Path, chat: bool, store: Store, arm: str) -> list[Answer]:
+def _answers(recipe: Recipe, task: Task, folder: Path, how: str, store: Store, arm: str) -> list[Answer]:
     model = TransformersLM(folder, weights.identity(folder, store), dtype=recipe.student.dtype)
-    asked = [prompts.zero_shot(task, q.input) for q in task.evaluation]
-    answers = evaluate.checkpoint(model, task.evaluation, asked, chat, task.answer, recipe.measure.max_tokens, store,
+    asked = [prompts.zero_shot(task.header, how, q.input) for q in task.evaluation]
+    answers = evaluate.checkpoint(model, task.evaluation, asked, task.answer, recipe.measure.max_tokens, store,
                                   label=f"evaluate: {arm}")  # fmt: skip
     model.release()
     return answers
 
 
 def _exported(
-    recipe: Recipe, task: Task, model: TransformersLM, chat: bool, answers: Sequence[Answer], store: Store
+    recipe: Recipe, task: Task, model: TransformersLM, how: str, answers: Sequence[Answer], store: Store
 ) -> tuple[Artifact, ...]:
     held_out = answers[:GATE_TEXTS]
-    asked = evaluate.asked(model, [prompts.zero_shot(task, a.question.input) for a in held_out], chat)
+    asked = evaluate.rendered(model, [prompts.zero_shot(task.header, how, a.question.input) for a in held_out])
     texts = [prompt + answer.text for prompt, answer in zip(asked, held_out, strict=True)]
     presets = [load_preset(name) for name in recipe.export.presets]
     return tuple(export(model.folder, weights.identity(model.folder, store), presets, texts, store, chat=asked))
 
 
 def _artifact_answers(
-    recipe: Recipe, task: Task, model: TransformersLM, chat: bool, artifact: Artifact, store: Store
+    recipe: Recipe, task: Task, model: TransformersLM, how: str, artifact: Artifact, store: Store
 ) -> list[Answer]:
     questions = task.evaluation[: recipe.measure.questions or None]
-    asked = [prompts.zero_shot(task, q.input) for q in questions]
+    asked = [prompts.zero_shot(task.header, how, q.input) for q in questions]
     identity = f"{model.identity}:{artifact.preset}"
     return evaluate.artifact(
-        Path(artifact.path), artifact.runtime, identity, questions, lambda part: evaluate.asked(model, part, chat), asked,
-        task.answer, recipe.measure.max_tokens, recipe.measure.threads, store, label=f"answer: {artifact.preset}",
+        Path(artifact.path), artifact.runtime, identity, model, questions, asked, task.answer, recipe.measure.max_tokens,
+        recipe.measure.threads, store, label=f"answer: {artifact.preset}",
     )  # fmt: skip
 
 

@@ -110,19 +110,18 @@ def lineage(task: Task, found: Found) -> tuple[r.LineageStep, ...]:
 
 def card(recipe: Recipe, task: Task, found: Found, whole: r.Result) -> Card:
     """What the bundle's model card says: nothing that depends on time or speed."""
-    from edgearte.arte.prompts import zero_shot
-
     return Card(
         task=task.name,
         description=task.description,
         answer_format=task.answer.kind,
         models=(
-            Origin("student", found.student.name, found.student.licence),
-            Origin("teacher", found.teacher.name, found.teacher.licence),
+            Origin("student", _called(found.student), found.student.licence),
+            Origin("teacher", _called(found.teacher), found.teacher.licence),
         ),
         figures=tuple(Figure(a.model, a.where, a.shots, a.accuracy) for a in whole.accuracy),
         chosen=found.choice.preset,
-        prompt=zero_shot(task, "{input}"),
+        prompt="{input}" if found.form == "system" else f"{task.header}\nQuestion: {{input}}",
+        system=task.header if found.form == "system" else "",
         notes=whole.notes,
         versions=whole.versions,
     )
@@ -148,7 +147,12 @@ def _notes(recipe: Recipe, found: Found) -> tuple[str, ...]:
 
 
 def _model(weights: Weights) -> r.ModelInfo:
-    return r.ModelInfo(Path(weights.name).name, weights.name, weights.identity, weights.licence, weights.parameters)
+    return r.ModelInfo(_called(weights), weights.name, weights.identity, weights.licence, weights.parameters)
+
+
+def _called(weights: Weights) -> str:
+    """A model's name for others to read: a hub id or package as it is, of a path only the last part."""
+    return Path(weights.name).name if Path(weights.name).exists() else weights.name
 
 
 def _stages(ledger: Sequence[Entry]) -> tuple[r.StageCost, ...]:

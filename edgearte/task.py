@@ -92,12 +92,12 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any] | Problem]]:
             where = f"{path}: example {i + 1}"
             yield where, record if isinstance(record, dict) else Problem("not an object", where)
         return
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
+    for number, written in enumerate(text.split("\n"), 1):
+        if not written.strip():
             continue
         where = f"{path}:{number}"
         try:
-            record = json.loads(line)
+            record = json.loads(written)
         except ValueError as error:
             yield where, Problem(f"not valid JSON: {error}", where)
             continue

@@ -29,8 +29,12 @@ def make(folder: Path) -> None:
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+    from edgearte.lm.from_gguf import save_tokenizer
+    from edgearte.lm.headers import read_gguf
+
     gguf = smollm2()
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    save_tokenizer(gguf, read_gguf(gguf), folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
@@ -43,7 +47,7 @@ def make(folder: Path) -> None:
     labels = rows["input_ids"].masked_fill(rows["attention_mask"] == 0, -100)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     order = random.Random(0)
-    for _ in range(60):
+    for _ in range(150):
         pick = order.sample(range(len(texts)), 12)
         loss = model(rows["input_ids"][pick], attention_mask=rows["attention_mask"][pick], labels=labels[pick]).loss
         loss.backward()
@@ -51,7 +55,6 @@ def make(folder: Path) -> None:
         optimizer.zero_grad()
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 def _texts() -> list[str]:

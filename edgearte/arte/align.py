@@ -6,10 +6,10 @@ import random
 from collections.abc import Sequence
 
 from edgearte.arte import prompts
-from edgearte.arte.draft import Settings, question_prompt, rationale_prompt
+from edgearte.arte.draft import Settings, naive, question_prompt, rationale_prompt
 from edgearte.arte.prefer import question_scores, rationale_scores
 from edgearte.lm.base import LM
-from edgearte.records import Draft, Pair, Preference
+from edgearte.records import Draft, Pair, Preference, Rationale
 from edgearte.store import seed_of
 from edgearte.task import Task
 
@@ -56,11 +56,18 @@ def rationale_pairs(
         worst = min(scored, key=lambda r: scores[draft.id, r.strategy])
         high, low = scores[draft.id, best.strategy], scores[draft.id, worst.strategy]
         if high > low and best.text != worst.text:
-            prompt = rationale_prompt(teacher, task, settings, draft.input, prompts.NAIVE)
-            lead = " " if settings.style == "continuation" else ""
-            pairs.append(Pair("rationale", prompt, lead + best.text, lead + worst.text, high, low,
+            prompt = rationale_prompt(teacher, task, settings, draft.input, draft.target, naive(settings))
+            pairs.append(Pair("rationale", prompt, _reasoning(task, settings, best), _reasoning(task, settings, worst), high, low,
                               f"{draft.id}/{best.strategy}", f"{draft.id}/{worst.strategy}"))  # fmt: skip
     return sorted(pairs, key=lambda p: (p.rejected_score - p.chosen_score, p.chosen_from))[:count]
+
+
+def _reasoning(task: Task, settings: Settings, rationale: Rationale) -> str:
+    """What the teacher would have to write after the naive prompt to give this rationale."""
+    if settings.style == "chat":
+        return rationale.text
+    text = rationale.text
+    return f" {text.rpartition(task.answer.open)[0].strip()}\n" if task.answer.choices else f" {text}"
 
 
 def _written(task: Task, settings: Settings, draft: Draft, prompt: str) -> str:

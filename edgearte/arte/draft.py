@@ -11,16 +11,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from edgearte.answers import extract
-from edgearte.arte import prompts
+from edgearte.arte import prompts, vote
 from edgearte.arte.verify import Verifier
 from edgearte.lm.base import LM, Completion, Prompt, Sampling
-from edgearte.records import Draft, Question, Rationale
+from edgearte.records import Draft, Rationale
 from edgearte.store import Store, digest, seed_of
 from edgearte.task import Task
 
 VERSION = 1
 PROMPTS = 16  # prompts of a chunk
 RATIONALES = 32  # rationales of a chunk
+WORKED = 12  # seeds shown when a continuation explains an answer
 
 
 @dataclass(frozen=True)
@@ -68,14 +69,19 @@ def draft_questions(
             lambda part: _questions(teacher, task, settings, part), chunk=PROMPTS, label=label,
         )  # fmt: skip
         asked += wave * settings.per_prompt
+        fresh = []
         for item, output in zip(items, outputs, strict=True):
             missing = settings.per_prompt - len(output["questions"])
             verifier.dropped["not in the form asked for"] += max(missing, 0)
             for text, target in output["questions"]:
                 if verifier.accepts(text, target):
-                    kept.append(_draft(purpose, item, text, target))
-        if settings.vote:
-            kept = _voted(teacher, task, settings, kept, verifier, store, purpose)
+                    fresh.append(_draft(purpose, item, text, target))
+        if settings.vote and task.answer.choices:
+            sure = vote.shares(teacher, task, fresh, store, label=f"{label.removesuffix('questions')}vote")
+            believed = [d for d, share in zip(fresh, sure, strict=True) if share >= settings.vote]
+            verifier.dropped["target not confirmed by a vote"] += len(fresh) - len(believed)
+            fresh = believed
+        kept += fresh
         if len(kept) >= count:
             break
     dropped = {reason: n for reason, n in verifier.dropped.items() if n}
@@ -112,12 +118,17 @@ def question_prompt(teacher: LM, task: Task, settings: Settings, seeds: Sequence
     return prompts.draft_continuation(task, shown)
 
 
-def rationale_prompt(teacher: LM, task: Task, settings: Settings, text: str, instruction: str) -> str:
-    """The prompt for a rationale: a strategy's instruction, or `prompts.NAIVE`."""
+def rationale_prompt(teacher: LM, task: Task, settings: Settings, text: str, target: str, strategy: str) -> str:
+    """The prompt for a rationale. A chat is given the strategy as an instruction (`prompts.NAIVE` for the naive one), a
+    continuation goes on from the strategy's opening words (none for the naive one)."""
     if settings.style == "chat":
-        return prompts.rationale_chat(teacher, task, text, instruction)
-    worked = [q for q in task.seeds if q.rationale][: settings.shots]
-    return prompts.rationale_continuation(task, worked, text, instruction)
+        return prompts.rationale_chat(teacher, task, text, strategy)
+    return prompts.rationale_continuation(task, [q for q in task.seeds if q.rationale][:WORKED], text, target, strategy)
+
+
+def naive(settings: Settings) -> str:
+    """The strategy of alignment's rationale pairs and of the tailored set."""
+    return prompts.NAIVE if settings.style == "chat" else ""
 
 
 def _options(teacher: LM, task: Task, settings: Settings) -> dict[str, Any]:
@@ -129,12 +140,13 @@ def _options(teacher: LM, task: Task, settings: Settings) -> dict[str, Any]:
 def _ask(task: Task, settings: Settings, purpose: str, index: int) -> dict[str, Any]:
     """One prompt to be sent: which seeds it shows and, for a closed set of answers, which targets are wanted."""
     chance = random.Random(seed_of(settings.seed, purpose, index))
-    seeds = chance.sample(task.seeds, min(settings.shots, len(task.seeds)))
-    targets = [""] * settings.per_prompt
+    pool, target = task.seeds, ""
     if settings.style == "continuation" and task.answer.choices:
-        # Every target as often as any other, over the prompts of a purpose.
-        order = chance.sample(task.answer.choices, len(task.answer.choices))
-        targets = [order[k % len(order)] for k in range(settings.per_prompt)]
+        # One target a prompt, each as often as any other; a weak teacher needs seeds of that very target to go on from.
+        target = task.answer.choices[index % len(task.answer.choices)]
+        pool = tuple(s for s in task.seeds if s.target == target) or task.seeds
+    seeds = chance.sample(pool, min(settings.shots, len(pool)))
+    targets = [target] * settings.per_prompt
     return {"purpose": purpose, "index": index, "seeds": [s.id for s in seeds], "targets": targets}
 
 
@@ -178,12 +190,17 @@ def _rationales(teacher: LM, task: Task, settings: Settings, items: list[dict[st
     asked = []
     for item in items:
         continuing = settings.style == "continuation"
-        pattern = prompts.rationale_pattern(task, item["target"], settings.rationale_tokens) if continuing else ""
-        text = rationale_prompt(teacher, task, settings, item["input"], item["instruction"])
+        pattern = prompts.rationale_pattern(task, settings.rationale_tokens) if continuing else ""
+        text = rationale_prompt(teacher, task, settings, item["input"], item["target"], item["instruction"])
         asked.append(Prompt(text, pattern=pattern))
     stop = (task.answer.close,) if task.answer.tagged else ()
     outputs = teacher.generate(asked, Sampling(_room(settings, settings.rationale_tokens), stop=stop))
-    return [{"text": c.text.strip(), "ended": c.ended, "tokens": _cost(c)} for c in outputs]
+    texts = [c.text.strip() for c in outputs]
+    if settings.style == "continuation":
+        texts = [
+            prompts.rationale_text(task, i["target"], i["instruction"], text) for i, text in zip(items, texts, strict=True)
+        ]
+    return [{"text": t, "ended": c.ended, "tokens": _cost(c)} for t, c in zip(texts, outputs, strict=True)]
 
 
 def _room(settings: Settings, tokens: int) -> int:
@@ -194,10 +211,3 @@ def _room(settings: Settings, tokens: int) -> int:
 
 def _cost(completion: Completion) -> int:
     return completion.prompt_tokens + completion.new_tokens
-
-
-def _voted(
-    teacher: LM, task: Task, settings: Settings, drafts: list[Draft], verifier: Verifier, store: Store, purpose: str
-) -> tuple[list[Draft], int]:
-    """Keep the drafts whose target the teacher itself gives, among all choices, at least the probability `settings.vote`."""
-    raise NotImplementedError

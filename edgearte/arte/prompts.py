@@ -79,15 +79,26 @@ def rationale_chat(lm: LM, task: Task, text: str, instruction: str) -> str:
     return lm.chat([{"role": "user", "content": ask}])
 
 
-def rationale_continuation(task: Task, seeds: Sequence[Question], text: str, instruction: str) -> str:
-    shown = "\n\n".join(f"Question: {s.input}\n{instruction}\nAnswer: {s.rationale} {_answer(task, s.target)}" for s in seeds)
-    return f"{task.description}\n\n{shown}\n\nQuestion: {text}\n{instruction}\nAnswer:"
+def rationale_continuation(task: Task, seeds: Sequence[Question], text: str, target: str, opening: str) -> str:
+    """The seeds' rationales, then this question's, broken off after its opening words. With a closed set of answers the reasoning
+    is asked for a given answer; otherwise it comes first and the answer follows."""
+    if task.answer.choices:
+        shown = "\n\n".join(f"Question: {s.input}\nAnswer: {s.target}\nWhy: {s.rationale}" for s in seeds)
+        return f"{shown}\n\nQuestion: {text}\nAnswer: {target}\nWhy:{opening and ' ' + opening}"
+    shown = "\n\n".join(f"Question: {s.input}\nAnswer: {NAIVE} {s.rationale} {_answer(task, s.target)}" for s in seeds)
+    return f"{task.description}\n\n{shown}\n\nQuestion: {text}\nAnswer: {NAIVE}{opening and ' ' + opening}"
 
 
-def rationale_pattern(task: Task, target: str, tokens: int) -> str:
-    """One line of reasoning that ends in the target it was drafted for, or in any answer where the set is open."""
-    answer = re.escape(target) if task.answer.choices else r"[^<>\n]{1,80}"
-    return rf" [A-Z][^<>\n]{{8,{tokens * CHARACTERS}}} ?{task.answer.open}{answer}{task.answer.close}"
+def rationale_pattern(task: Task, tokens: int) -> str:
+    """One line of reasoning; where the set of answers is open, with an answer between tags at its end."""
+    line = rf" [^<>\n]{{4,{tokens * CHARACTERS}}}"
+    return rf"{line}\n" if task.answer.choices else rf"{line} ?{task.answer.open}[^<>\n]{{1,80}}{task.answer.close}"
+
+
+def rationale_text(task: Task, target: str, opening: str, written: str) -> str:
+    """The whole rationale of a continuation: opening words, what was written, and the answer it was asked for."""
+    reasoning = f"{opening} {written.strip()}".strip()
+    return f"{reasoning} {_answer(task, target)}" if task.answer.choices else reasoning
 
 
 def _answer(task: Task, target: str) -> str:
@@ -100,14 +111,36 @@ def _ending(task: Task) -> str:
     return f"Then output your final answer like {task.answer.open}answer{task.answer.close}."
 
 
+def label_prefix(task: Task) -> str:
+    """The seeds with their targets and no reasoning: what a vote on a draft's target is asked with."""
+    shown = "\n\n".join(label_question(s.input) + label_answer(s.target) for s in task.seeds)
+    return f"{shown}\n\n"
+
+
+def label_question(text: str) -> str:
+    return f"Question: {text}\nThis is about:"
+
+
+def label_answer(target: str) -> str:
+    return f" {target}"
+
+
 def completion_of(task: Task, question: Question) -> str:
     """What the student should write for a question whose target is known: its rationale, if there is one, then the answer."""
     return f"{question.rationale} {_answer(task, question.target)}".strip()
 
 
-def zero_shot(task: Task, text: str) -> str:
-    """What the student is asked, in training, in evaluation and on the device."""
-    return f"{task.header}\nQuestion: {text}"
+def zero_shot(header: str, form: str, text: str) -> list[dict[str, str]] | str:
+    """What the student is asked, in training, in evaluation and on the device.
+
+    `form` is how its chat template takes the task: as the `system` message (an app then sends nothing but the question), before
+    the question in the `user` message, or `plain` text where it has no template.
+    """
+    if form == "system":
+        return [{"role": "system", "content": header}, {"role": "user", "content": text}]
+    if form == "user":
+        return [{"role": "user", "content": f"{header}\nQuestion: {text}"}]
+    return f"{header}\nQuestion: {text}\nAnswer:"
 
 
 def one_shot_prefix(task: Task, text: str, rationale: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 
 from edgearte.arte import prompts
-from edgearte.arte.draft import Settings, draft_questions, draft_rationales
+from edgearte.arte.draft import Settings, draft_questions, draft_rationales, naive
 from edgearte.lm.base import LM
 from edgearte.records import Draft, Example
 from edgearte.store import Store
@@ -27,7 +27,7 @@ class Tailored:
 def tailor(teacher: LM, task: Task, settings: Settings, count: int, store: Store, *, arm: str) -> Tailored:
     """Up to `count` examples by one teacher. An example whose rationale holds no answer would teach none: it is dropped."""
     drafted = draft_questions(teacher, task, settings, count, store, purpose="tailor", label=f"tailor, {arm}: questions")
-    drafts = draft_rationales(teacher, task, settings, drafted.drafts, {"naive": prompts.NAIVE}, store,
+    drafts = draft_rationales(teacher, task, settings, drafted.drafts, {"naive": naive(settings)}, store,
                               label=f"tailor, {arm}: rationales")  # fmt: skip
     dropped = Counter(drafted.dropped)
     examples = []
@@ -36,16 +36,14 @@ def tailor(teacher: LM, task: Task, settings: Settings, count: int, store: Store
         if rationale.answer is None:
             dropped["no answer in the rationale"] += 1
             continue
-        asked = prompts.zero_shot(task, draft.input)
-        examples.append(Example(draft.id, asked, rationale.text, draft.target, draft.source))
+        examples.append(Example(draft.id, draft.input, rationale.text, draft.target, draft.source))
     return Tailored(tuple(examples), drafts, dict(dropped))
 
 
 def seeds_alone(task: Task, size: int) -> tuple[Example, ...]:
     """The user's own seeds, repeated to the size of a tailored set: the baseline without which every gain may be the format."""
     once = [
-        Example(q.id, prompts.zero_shot(task, q.input), prompts.completion_of(task, q), q.target, "seed")
-        for q in task.seeds
+        Example(q.id, q.input, prompts.completion_of(task, q), q.target, "seed") for q in task.seeds
     ]
     return tuple(islice(cycle(once), size))
 

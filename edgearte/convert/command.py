@@ -60,9 +60,9 @@ def _texts(path: Path | None) -> list[str]:
 
 def _prompts(folder: Path) -> list[str]:
     """A few rendered conversations for the gate that watches EOS; none for a model without a chat template."""
-    from edgearte.lm.hf import TransformersLM, has_chat_template
+    from edgearte.lm.hf import TransformersLM, form
 
-    if not has_chat_template(folder):
+    if form(folder) == "plain":
         return []
     model = TransformersLM(folder, "")
     return [model.chat([{"role": "user", "content": text}]) for text in GENERAL]

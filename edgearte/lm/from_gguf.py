@@ -23,6 +23,10 @@ def stored_dtype(parameters: int) -> str:
     """The dtype that the converted weights are kept in."""
     return "bfloat16" if parameters > LARGE else "float32"
 
+# Pre-tokenizers that take every digit by itself before GPT-2's rule. transformers reads the rule of GPT-2 alone from a GGUF file,
+# which splits a digit after spaces in another way.
+DIGITS_APART = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
+
 
 def convert(gguf: Path, header: GGUFHeader, folder: Path) -> None:
     """Write `gguf` into `folder` as config, safetensors and tokenizer files; the same bytes each time.
@@ -35,7 +39,7 @@ def convert(gguf: Path, header: GGUFHeader, folder: Path) -> None:
         link = Path(empty) / "model.gguf"  # alone in a folder: transformers would prefer a config.json lying beside it
         link.symlink_to(gguf.resolve())
         try:
-            _save_tokenizer(link, header, folder)
+            save_tokenizer(link, header, folder)
             _save_model(link, header, folder)
         except OSError:  # a full disk is the store's to explain
             raise
@@ -68,7 +72,9 @@ def _space(gguf: Path, header: GGUFHeader, folder: Path) -> None:
         )
 
 
-def _save_tokenizer(link: Path, header: GGUFHeader, folder: Path) -> None:
+def save_tokenizer(link: Path, header: GGUFHeader, folder: Path) -> None:
+    """The tokenizer of a GGUF file in transformers' form, checked against what the file says of it."""
+    from tokenizers import pre_tokenizers
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(link.parent, gguf_file=link.name, trust_remote_code=False)
@@ -77,6 +83,11 @@ def _save_tokenizer(link: Path, header: GGUFHeader, folder: Path) -> None:
         id_ = header.metadata.get(f"tokenizer.ggml.{'padding' if key == 'pad' else key}_token_id")
         if id_ is not None and getattr(tokenizer, f"{key}_token_id") != id_:
             setattr(tokenizer, f"{key}_token", tokenizer.convert_ids_to_tokens(int(id_)))
+    if header.metadata.get("tokenizer.ggml.pre") in DIGITS_APART:
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        ])  # fmt: skip
     tokenizer.chat_template = header.metadata.get("tokenizer.chat_template") or tokenizer.chat_template
     tokenizer.model_max_length = int(header.metadata.get(f"{architecture}.context_length", tokenizer.model_max_length))
     tokenizer.save_pretrained(folder)

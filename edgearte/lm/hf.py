@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -87,15 +86,8 @@ class TransformersLM:
         from edgearte.lm.decoding import KeyedSampling, Patterns, StopAtText
 
         model, tok = self.model, self.tokenizer
-        cache, prefixes = self._prefixes(prompts, ids)
-        width = max(prefixes)
-        # [padding, shared prefix, padding, the row's own tokens]: positions follow the attention mask.
-        rows, mask = [], []
-        longest = width + max(len(i) - shared for i, shared in zip(ids, prefixes, strict=True))
-        for i, shared in zip(ids, prefixes, strict=True):
-            gap = longest - width - (len(i) - shared)
-            rows.append([tok.pad_token_id] * (width - shared) + i[:shared] + [tok.pad_token_id] * gap + i[shared:])
-            mask.append([0] * (width - shared) + [1] * shared + [0] * gap + [1] * (len(i) - shared))
+        cache, _, rows, mask = self._layout(prompts, ids, own=1)
+        longest = rows.shape[1]
         eos = self._eos()
         processors = LogitsProcessorList()
         if any(p.pattern for p in prompts):
@@ -107,8 +99,8 @@ class TransformersLM:
                                   eos_token_id=eos, pad_token_id=tok.pad_token_id)  # fmt: skip
         with torch.inference_mode():
             out = model.generate(
-                input_ids=torch.tensor(rows, device=model.device),
-                attention_mask=torch.tensor(mask, device=model.device),
+                input_ids=rows,
+                attention_mask=mask,
                 past_key_values=cache,
                 generation_config=config,
                 logits_processor=processors,
@@ -118,7 +110,27 @@ class TransformersLM:
             self._completion(len(i), new, eos, sampling) for i, new in zip(ids, out[:, longest:].tolist(), strict=True)
         ]
 
-    def _prefixes(self, prompts: list[Prompt], ids: list[list[int]]) -> tuple[Any, list[int]]:
+    def _layout(self, prompts: list[Prompt], ids: list[list[int]], *, own: int) -> tuple[Any, int, torch.Tensor, torch.Tensor]:
+        """A cache of the shared prefixes (or None), its width, and all rows with their attention mask, both rows x positions.
+
+        A row is [padding, shared prefix, padding, its own tokens], so positions follow the mask and every row ends at the last one.
+        At least `own` tokens of a row are its own: those whose logits are wanted.
+        """
+        import torch
+
+        cache, prefixes = self._prefixes(prompts, ids, own)
+        width = max(prefixes)
+        longest = max(len(i) - shared for i, shared in zip(ids, prefixes, strict=True))
+        pad = self.tokenizer.pad_token_id
+        rows, mask = [], []
+        for i, shared in zip(ids, prefixes, strict=True):
+            lead, gap = width - shared, longest - (len(i) - shared)
+            rows.append([pad] * lead + i[:shared] + [pad] * gap + i[shared:])
+            mask.append([0] * lead + [1] * shared + [0] * gap + [1] * (len(i) - shared))
+        device = self.model.device
+        return cache, width, torch.tensor(rows, device=device), torch.tensor(mask, device=device)
+
+    def _prefixes(self, prompts: list[Prompt], ids: list[list[int]], own: int) -> tuple[Any, list[int]]:
         """A cache in which every shared prefix was computed once, and how many tokens of each row stand in it.
 
         Prefixes of several lengths are padded on the left. A cache that does not keep every position (sliding windows)
@@ -128,7 +140,7 @@ class TransformersLM:
         from transformers import DynamicCache
 
         groups = [list(g) for _, g in groupby(range(len(prompts)), lambda i: prompts[i].prefix)]
-        shared = [_common([ids[i] for i in g]) if prompts[g[0]].prefix and len(g) >= SHARED_ROWS else 0 for g in groups]
+        shared = [_common([ids[i] for i in g], own) if prompts[g[0]].prefix and len(g) >= SHARED_ROWS else 0 for g in groups]
         if min(shared) < SHARED_TOKENS:
             return None, [0] * len(ids)
         width, parts = max(shared), []
@@ -181,43 +193,36 @@ class TransformersLM:
         return self._grammar
 
     def loglikelihood(self, pairs: Sequence[tuple[Prompt, str]]) -> list[Score]:
-        encoded = []
-        for prompt, continuation in pairs:
-            start = self.tokens(prompt.prefix + prompt.text)
-            encoded.append((start, self.tokenizer(continuation, add_special_tokens=False)["input_ids"]))
-        order = sorted(range(len(pairs)), key=lambda i: (len(encoded[i][0]) + len(encoded[i][1]), i))
+        ends = [self.tokenizer(continuation, add_special_tokens=False)["input_ids"] for _, continuation in pairs]
+        ids = [self.tokens(p.prefix + p.text) + end for (p, _), end in zip(pairs, ends, strict=True)]
         scores: dict[int, Score] = {}
-        for start in range(0, len(order), 16):
-            batch = order[start : start + 16]
-            scores.update(zip(batch, self._scores([encoded[i] for i in batch]), strict=True))
+        for batch in _batches([p for p, _ in pairs], ids, 0):
+            part = self._scores([pairs[i][0] for i in batch], [ids[i] for i in batch], [len(ends[i]) for i in batch])
+            scores.update(zip(batch, part, strict=True))
         return [scores[i] for i in range(len(pairs))]
 
-    def _scores(self, batch: list[tuple[list[int], list[int]]]) -> list[Score]:
+    def _scores(self, prompts: list[Prompt], ids: list[list[int]], ends: list[int]) -> list[Score]:
         import torch
 
-        longest = max(len(a) + len(b) for a, b in batch)
-        keep = max(len(b) for _, b in batch) + 1
-        pad = self.tokenizer.pad_token_id
-        device = self.model.device
-        ids = torch.tensor([[pad] * (longest - len(a) - len(b)) + a + b for a, b in batch], device=device)
-        mask = torch.tensor([[0] * (longest - len(a) - len(b)) + [1] * (len(a) + len(b)) for a, b in batch], device=device)
+        keep = max(ends) + 1
+        cache, width, rows, mask = self._layout(prompts, ids, own=keep)
         position = (mask.cumsum(-1) - 1).clamp(min=0)
         with torch.inference_mode():
-            # Padding is on the left, so every continuation ends at the last position and only those need logits.
-            logits = self.model(ids, attention_mask=mask, position_ids=position, logits_to_keep=keep).logits
-            logprobs = logits[:, :-1].float().log_softmax(-1)
-            taken = logprobs.gather(-1, ids[:, -(keep - 1) :, None])[..., 0]
-        return [
-            Score(logprob=float(row[len(row) - len(b) :].sum()), tokens=len(b))
-            for row, (_, b) in zip(taken, batch, strict=True)
-        ]
+            # Every continuation ends at the last position, and only those positions need logits.
+            logits = self.model(
+                input_ids=rows[:, width:], attention_mask=mask, position_ids=position[:, width:],
+                past_key_values=cache, use_cache=cache is not None, logits_to_keep=keep,
+            ).logits  # fmt: skip
+            logprobs = logits[:, -keep:-1].float().log_softmax(-1)
+            taken = logprobs.gather(-1, rows[:, -(keep - 1) :, None])[..., 0]
+        return [Score(float(row[len(row) - n :].sum()), n) for row, n in zip(taken, ends, strict=True)]
 
 
-def _common(ids: list[list[int]]) -> int:
-    """Length of the tokens all rows begin with, leaving each at least one of its own."""
+def _common(ids: list[list[int]], own: int) -> int:
+    """Length of the tokens all rows begin with, leaving each at least `own` of its own."""
     first, last = min(ids), max(ids)
     same = next((k for k, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
-    return min(same, min(map(len, ids)) - 1)
+    return max(0, min(same, min(map(len, ids)) - own))
 
 
 def _batches(prompts: Sequence[Prompt], ids: list[list[int]], new: int) -> Iterator[list[int]]:
@@ -252,9 +257,17 @@ def _tokens_until(tokenizer: Any, ids: list[int], text: str) -> int:
     return low
 
 
-def has_chat_template(folder: Path) -> bool:
-    """Whether a checkpoint brings a chat template; told from its files, without loading the tokenizer."""
-    config = folder / "tokenizer_config.json"
-    return (folder / "chat_template.jinja").is_file() or (
-        config.is_file() and bool(json.loads(config.read_text("utf-8")).get("chat_template"))
-    )
+def form(folder: Path) -> str:
+    """How a checkpoint's chat template takes a task: as a `system` message, in the `user` message (some templates refuse or
+    swallow a system message), or `plain` where there is no template."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if not tokenizer.chat_template:
+        return "plain"
+    probe = [{"role": "system", "content": "WHAT TO DO"}, {"role": "user", "content": "A QUESTION"}]
+    try:
+        text = tokenizer.apply_chat_template(probe, tokenize=False, add_generation_prompt=True)
+    except Exception:  # whatever a template raises in refusing
+        return "user"
+    return "system" if "WHAT TO DO" in text else "user"

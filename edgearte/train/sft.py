@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,33 +26,31 @@ class Settings:
     seed: int
 
 
-def conversations(examples: Sequence[Example], chat: bool) -> list[dict[str, Any]]:
-    """The examples in TRL's prompt/completion form; conversational where the student has a chat template."""
-    if not chat:
-        return [{"prompt": e.input + "\nAnswer:", "completion": " " + e.completion} for e in examples]
-    return [
-        {
-            "prompt": [{"role": "user", "content": e.input}],
-            "completion": [{"role": "assistant", "content": e.completion}],
-        }
-        for e in examples
-    ]
+def rows(examples: Sequence[Example], ask: Callable[[str], list[dict[str, str]] | str]) -> list[dict[str, Any]]:
+    """The examples in TRL's prompt/completion form; `ask` says how the student is asked a question (a conversation, or a text)."""
+    made: list[dict[str, Any]] = []
+    for e in examples:
+        prompt = ask(e.input)
+        if isinstance(prompt, str):
+            made.append({"prompt": prompt, "completion": " " + e.completion})
+        else:
+            made.append({"prompt": prompt, "completion": [{"role": "assistant", "content": e.completion}]})
+    return made
 
 
 def train(
-    folder: Path, identity: str, examples: Sequence[Example], chat: bool, settings: Settings, store: Store, *, label: str
+    folder: Path, identity: str, examples: Sequence[dict[str, Any]], settings: Settings, store: Store, *, label: str
 ) -> Path:
-    """The folder of the student taught with `examples`, whose `input` is the whole text the student is asked."""
-    rows = conversations(examples, chat)
-    options = {"student": identity, "rows": rows, **vars(settings)}
+    """The folder of the student taught with `examples`, as `rows` made them."""
+    options = {"student": identity, "rows": examples, **vars(settings)}
 
     def build(out: Path) -> None:
-        _train(folder, rows, settings, out)
+        _train(folder, list(examples), settings, out)
 
     return store.tree("train", VERSION, options, build, label=label)
 
 
-def _train(folder: Path, rows: list[dict[str, Any]], settings: Settings, out: Path) -> None:
+def _train(folder: Path, examples: list[dict[str, Any]], settings: Settings, out: Path) -> None:
     import torch
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
@@ -68,19 +66,20 @@ def _train(folder: Path, rows: list[dict[str, Any]], settings: Settings, out: Pa
             lr_scheduler_type="linear",
             max_length=settings.max_tokens,
             completion_only_loss=True,
+            loss_type="chunked_nll",  # the same loss, without the logits of the prompt
             bf16=_bf16(torch),
             **common.trainer_options(settings.seed),
         )
         trainer = SFTTrainer(
             model=model,
             args=config,
-            train_dataset=Dataset.from_list(rows),
+            train_dataset=Dataset.from_list(examples),
             processing_class=tokenizer,
             peft_config=common.lora(settings.lora_rank) if settings.lora_rank else None,
         )
         trainer.train()
     taught = trainer.model.merge_and_unload() if settings.lora_rank else trainer.model
-    log = common.trained(trainer.state, len(rows), {"loss": "loss", "learning_rate": "learning_rate"})
+    log = common.trained(trainer.state, len(examples), {"loss": "loss", "learning_rate": "learning_rate"})
     common.save(taught, folder, out, log)
 
 

@@ -1,0 +1,51 @@
+"""A second opinion on a drafted target: what the teacher itself would answer, asked anew with the user's seeds as examples.
+
+A weak teacher writes to a label better than it labels, so its drafts hold many that belong elsewhere; its likelihoods over the
+labels, given the draft, tell a good part of them. The paper verifies nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+from edgearte.arte import prompts
+from edgearte.lm.base import LM, Prompt
+from edgearte.records import Draft
+from edgearte.store import Store
+from edgearte.task import Task
+
+VERSION = 1
+ROWS = 32  # drafts of a chunk
+
+
+def shares(teacher: LM, task: Task, drafts: Sequence[Draft], store: Store, *, label: str) -> list[float]:
+    """The probability of every draft's own target among the task's choices.
+
+    p(target) = softmax over choices c of [l(c) - mean over the drafts of l(c)], where l is the log-softmax over choices of
+    log P(c | seeds, question): batch calibration (Zhou et al. 2023, arXiv 2309.17249), without which a few-shot prompt prefers
+    the labels it likes. It supposes that the drafts are spread over the choices, as drafting for given answers makes them.
+    """
+    prefix = prompts.label_prefix(task)
+    choices = task.answer.choices
+    options = {"teacher": teacher.identity, "prefix": prefix, "choices": choices}
+
+    def compute(part: list[str]) -> list[dict[str, Any]]:
+        pairs = [(Prompt(prompts.label_question(t), prefix=prefix), prompts.label_answer(c)) for t in part for c in choices]
+        scores = [s.logprob for s in teacher.loglikelihood(pairs)]
+        tokens = len(choices) * len(prefix) // prompts.CHARACTERS
+        return [{"scores": scores[k * len(choices) : (k + 1) * len(choices)], "tokens": tokens} for k in range(len(part))]
+
+    rows = store.rows("vote", VERSION, options, [d.input for d in drafts], compute, chunk=ROWS, label=label)
+    table = [_log_softmax(row["scores"]) for row in rows]
+    bias = [fmean(column) for column in zip(*table, strict=True)]
+    calibrated = [_log_softmax([a - b for a, b in zip(row, bias, strict=True)]) for row in table]
+    return [math.exp(row[choices.index(d.target)]) for row, d in zip(calibrated, drafts, strict=True)]
+
+
+def _log_softmax(row: Sequence[float]) -> list[float]:
+    top = max(row)
+    total = top + math.log(sum(math.exp(x - top) for x in row))
+    return [x - total for x in row]
