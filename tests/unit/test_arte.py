@@ -1,0 +1,191 @@
+"""The stages of the loop on a scripted model: what is asked, what is read, what is kept, what is paired."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgearte.answers import AnswerFormat
+from edgearte.arte import align, draft, prefer, prompts, tailor, vote
+from edgearte.arte.verify import Verifier
+from edgearte.lm.base import Completion, Prompt, Sampling, Score
+from edgearte.records import Draft, Preference, Question, Rationale
+from edgearte.store import Store
+from edgearte.task import Task
+
+SEEDS = tuple(
+    Question(f"s{i}", text, target, f"it says {target}")
+    for i, (text, target) in enumerate([("turn it on", "lights"), ("play a song", "music"), ("is it raining", "weather")])
+)
+TASK = Task(
+    "t", "Say what it is about.", AnswerFormat("tag", choices=("lights", "music", "weather")), SEEDS, SEEDS,
+    (Question("e0", "is it dark outside now", "lights"),),
+)  # fmt: skip
+OPEN = replace(TASK, answer=AnswerFormat("number"), seeds=(Question("s0", "two and two?", "4", "two and two"),))
+CHAT = draft.Settings("chat", 2, 2, 1.0, 1.0, 50, 50, 0.9, 0.0, 2, 0)
+CONTINUE = replace(CHAT, style="continuation")
+
+
+class Scripted:
+    """A model whose completions a function decides; it remembers what it was asked."""
+
+    identity = "scripted"
+
+    def __init__(self, says: Callable[[Prompt], str], likes: Callable[[str, str], float] = lambda a, b: 0.0) -> None:
+        self.says, self.likes, self.asked = says, likes, list[Prompt]()
+
+    def generate(self, rows: Sequence[Prompt], sampling: Sampling) -> list[Completion]:
+        self.asked += rows
+        return [Completion(self.says(p), 10, 5, "stop") for p in rows]
+
+    def loglikelihood(self, pairs: Sequence[tuple[Prompt, str]]) -> list[Score]:
+        return [Score(self.likes(p.text, c), 1) for p, c in pairs]
+
+    def chat(self, messages: Sequence[dict[str, str]]) -> str:
+        return "".join(f"[{m['role']}]{m['content']}" for m in messages) + "[assistant]"
+
+
+def test_a_chat_teacher_is_asked_as_in_paper_1a_and_read_tolerantly(tmp_path: Path) -> None:
+    teacher = Scripted(lambda p: "dim the lamp</input> <target>lights</target></Question_3>\n<Question_4>\n<input>rock please</input>"
+                                 "\n<target> music </target></Question_4><Question_5><input>cut off")  # fmt: skip
+    found = draft.draft_questions(teacher, TASK, CHAT, 2, Store(tmp_path), purpose="draft", label="d")
+    assert [(d.input, d.target) for d in found.drafts] == [("dim the lamp", "lights"), ("rock please", "music")]
+    asked = teacher.asked[0].text
+    assert TASK.description in asked
+    assert "brainstorm 2 more" in asked
+    assert asked.endswith("<Question_3>\n<input>")
+    assert len(found.drafts[0].seeds) == 2
+
+
+def test_bad_and_repeated_questions_are_dropped_with_their_reason(tmp_path: Path) -> None:
+    lines = ["turn it on!|lights", "feed the cat|cat", "Is it dark outside now?|lights", "x|music", "dim the lamp|lights", "Dim the lamp.|lights"]
+    body = "".join(f"<Question_{i}><input>{a}</input><target>{b}</target></Question_{i}>" for i, line in enumerate(lines, 3) for a, b in [line.split("|")])
+    teacher = Scripted(lambda p: body.removeprefix("<Question_3><input>"))
+    found = draft.draft_questions(teacher, TASK, replace(CHAT, per_prompt=6, attempts=1), 6, Store(tmp_path), purpose="d", label="d")
+    assert [d.input for d in found.drafts] == ["dim the lamp"]
+    assert found.dropped == {
+        "near copy of a seed": 1, "target not of the answer's form": 1, "like an evaluation question": 1,
+        "no question in it": 1, "near copy of another draft": 1,
+    }  # fmt: skip
+
+
+def test_a_continuation_drafts_for_each_target_in_turn_and_shows_its_seeds(tmp_path: Path) -> None:
+    teacher = Scripted(lambda p: "")
+    draft.draft_questions(teacher, TASK, replace(CONTINUE, attempts=1), 6, Store(tmp_path), purpose="d", label="d")
+    for prompt, target in zip(teacher.asked, TASK.answer.choices, strict=True):
+        assert f"<target>{target}</target>" in prompt.text
+        assert target in prompt.pattern
+        assert not any(f"<target>{other}</target>" in prompt.text for other in TASK.answer.choices if other != target)
+
+
+@given(st.lists(st.tuples(st.from_regex(r"[A-Z][a-z ]{9,40}", fullmatch=True), st.sampled_from(TASK.answer.choices)), min_size=1, max_size=4))
+def test_what_a_pattern_allows_is_read_back(written: list[tuple[str, str]]) -> None:
+    import re
+
+    first = 4
+    text = "\n".join(prompts.question_text(i, a, b, given=True) for i, (a, b) in enumerate(written, first))
+    completion = text.removeprefix(f"<Question_{first}>\n<target>")
+    pattern = prompts.continuation_pattern(TASK, first, [b for _, b in written], 20)
+    assert re.fullmatch(pattern, completion)
+    assert prompts.read_continuation(completion, first, given=True) == [(a.strip(), b) for a, b in written]
+
+
+def test_rationales_by_strategy_and_their_answers(tmp_path: Path) -> None:
+    teacher = Scripted(lambda p: "since <ans>music</ans>" if "Think" in p.text else "who knows")
+    drafts = (Draft("d", "a song", "music", "draft/0", ("s0",)),)
+    found = draft.draft_rationales(teacher, TASK, CHAT, drafts, {"a": "Think.", "b": "Guess."}, Store(tmp_path), label="r")
+    assert [(r.strategy, r.answer) for r in found[0].rationales] == [("a", "music"), ("b", None)]
+    assert all("output your final answer like <ans>" in p.text for p in teacher.asked)
+
+
+def test_a_continued_rationale_opens_with_the_strategy_and_ends_in_its_target(tmp_path: Path) -> None:
+    teacher = Scripted(lambda p: " to hear a song.\n")
+    drafts = (Draft("d", "a song", "music", "draft/0", ("s0",)),)
+    found = draft.draft_rationales(teacher, TASK, CONTINUE, drafts, {"w": "They want"}, Store(tmp_path), label="r")
+    assert found[0].rationales == (Rationale("w", "They want to hear a song. <ans>music</ans>", "music"),)
+    assert teacher.asked[0].text.endswith("Answer: music\nWhy: They want")
+
+
+def test_the_vote_believes_the_drafts_the_teacher_would_label_so(tmp_path: Path) -> None:
+    drafts = [Draft(str(i), f"about {t}", t, "", ()) for i, t in enumerate(TASK.answer.choices)]
+    drafts.append(Draft("wrong", "about music", "weather", "", ()))
+    teacher = Scripted(lambda p: "", lambda text, label: 3.0 * (label.strip() in text) + 5.0 * (label == " lights"))
+    shares = vote.shares(teacher, TASK, drafts, Store(tmp_path), label="v")
+    assert all(share > 0.5 for share in shares[:3]), "the bias for one label must not decide"
+    assert shares[3] < 0.3
+
+
+def test_preference_is_the_share_of_questions_answered_with_the_example(tmp_path: Path) -> None:
+    good = Rationale("g", "so <ans>lights</ans>", "lights")
+    bad = Rationale("b", "hm <ans>music</ans>", "music")
+    student = Scripted(lambda p: " <ans>lights</ans>" if "so <ans>" in p.prefix else " no idea")
+    scored = prefer.score(student, TASK, [Draft("d", "q", "lights", "", (), (good, bad))], 3, 20, Store(tmp_path))
+    assert [(p.strategy, p.n, p.correct, p.extracted) for p in scored] == [("g", 3, 1, 3), ("b", 3, 0, 0)]
+    assert prefer.question_scores(scored) == {"d": pytest.approx(1 / 6)}
+    asked = student.asked[0]
+    # Paper 2b, word for word.
+    assert asked.prefix + asked.text == (
+        "Task Description: Say what it is about. Remember you should include your final answer with the tag <ans> and </ans>.\n"
+        "Question: q\nAnswer: Let's think step by step. so <ans>lights</ans>\n"
+        "Question: turn it on\nAnswer: Let's think step by step."
+    )
+
+
+def _scores(*values: float) -> list[Preference]:
+    return [Preference(f"d{i}", "a", 10, round(v * 10), 10) for i, v in enumerate(values)]
+
+
+def test_scores_that_prefer_nothing_are_said_to() -> None:
+    assert "every score is zero" in prefer.degenerate(_scores(0, 0))
+    assert "does not tell the drafts apart" in prefer.degenerate(_scores(0.5, 0.5))
+    assert prefer.degenerate(_scores(0.5, 0)) == ""
+    assert prefer.degenerate([]) != ""
+
+
+def test_question_pairs_take_the_top_quarter_against_the_bottom_one() -> None:
+    drafts = [Draft(f"d{i}", f"question {i}", "4", "draft/0", ("s0",)) for i in range(8)]
+    preferences = _scores(0.9, 0.8, 0.5, 0.5, 0.5, 0.5, 0.1, 0.0)
+    pairs = align.question_pairs(Scripted(lambda p: ""), OPEN, CHAT, drafts, preferences, 50)
+    assert {(p.chosen_from, p.rejected_from) for p in pairs} == {(a, b) for a in ("d0", "d1") for b in ("d6", "d7")}
+    assert all(p.chosen_score > p.rejected_score and p.prompt.endswith("<input>") for p in pairs)
+    assert pairs[0].chosen == f"question {pairs[0].chosen_from[1]}</input>\n<target>4</target>\n</Question_2>"
+    assert len(align.question_pairs(Scripted(lambda p: ""), OPEN, CHAT, drafts, preferences, 3)) == 3
+
+
+def test_rationale_pairs_are_best_against_worst_on_the_naive_prompt() -> None:
+    texts = {"x": "best <ans>4</ans>", "y": "middle <ans>4</ans>", "z": "worst"}
+    drafts = [Draft("d0", "q", "4", "", ("s0",), tuple(Rationale(k, v, None) for k, v in texts.items()))]
+    scores = [Preference("d0", k, 10, c, 10) for k, c in (("x", 9), ("y", 5), ("z", 1))]
+    pairs = align.rationale_pairs(Scripted(lambda p: ""), OPEN, CHAT, drafts, scores, 5)
+    assert [(p.chosen, p.rejected, p.chosen_score, p.rejected_score) for p in pairs] == [(texts["x"], texts["z"], 0.9, 0.1)]
+    assert prompts.NAIVE in pairs[0].prompt
+    level = [replace(s, correct=5) for s in scores]
+    assert align.rationale_pairs(Scripted(lambda p: ""), OPEN, CHAT, drafts, level, 5) == []
+
+
+def test_arms_are_equal_in_size_and_seeds_repeat() -> None:
+    seeds = tailor.seeds_alone(TASK, 7)
+    assert [e.id for e in seeds] == ["s0", "s1", "s2"] * 2 + ["s0"]
+    assert seeds[0].completion == "it says lights <ans>lights</ans>"
+    assert {len(v) for v in tailor.equal_size({"a": seeds, "b": seeds[:4]}).values()} == {4}
+
+
+def test_an_example_without_an_answer_is_not_taught(tmp_path: Path) -> None:
+    def says(p: Prompt) -> str:
+        if "brainstorm" in p.text:
+            return "dim the lamp</input><target>lights</target></Question_3><Question_4><input>rock please</input><target>music</target></Question_4>"
+        return "so <ans>lights</ans>" if "lamp" in p.text else "no idea"
+
+    found = tailor.tailor(Scripted(says), TASK, CHAT, 2, Store(tmp_path), arm="a")
+    assert [e.completion for e in found.examples] == ["so <ans>lights</ans>"]
+    assert found.dropped["no answer in the rationale"] == 1
+
+
+@given(st.text(max_size=80), st.text(max_size=20))
+def test_any_text_can_be_verified(text: str, target: str) -> None:
+    Verifier(TASK, 0.9).accepts(text, target)

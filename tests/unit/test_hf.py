@@ -1,0 +1,94 @@
+"""The transformers backend on the tiny model, in float32: batching, shared prefixes, samples keyed per row, patterns."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from edgearte.lm.base import Prompt, Sampling
+from edgearte.lm.hf import TransformersLM, form
+
+QUESTIONS = ("play some jazz", "will it rain today, and if so, how much of it", "switch on", "is it sunny", "skip this track now")
+EXAMPLE = "Question: switch on the lamp\nAnswer: Let's think step by step. So it is <ans>lights</ans>\nQuestion: "
+OTHER = "Question: do I need a coat\nAnswer: Let's think step by step, slowly. So it is <ans>weather</ans>\nQuestion: "
+
+
+@pytest.fixture(scope="module")
+def lm(tiny_model: Path) -> TransformersLM:
+    return TransformersLM(tiny_model, "tiny", dtype="float32")
+
+
+def test_a_batch_and_a_shared_prefix_change_no_greedy_token(lm: TransformersLM) -> None:
+    rows = [Prompt(q + "\nAnswer:", prefix=p) for p in (EXAMPLE, OTHER) for q in QUESTIONS]
+    sampling = Sampling(12, stop=("</ans>",))
+    together = lm.generate(rows, sampling)
+    assert together == [lm.generate([p], sampling)[0] for p in rows]
+    assert together == lm.generate([Prompt(p.prefix + p.text) for p in rows], sampling)
+    assert len({c.text for c in together}) > 1
+
+
+def test_a_sample_depends_on_its_row_alone(lm: TransformersLM) -> None:
+    sampling = Sampling(8, temperature=1.0, top_p=0.95)
+    rows = [Prompt(f"Question: {q}", seed=i) for i, q in enumerate(QUESTIONS)]
+    whole = lm.generate(rows, sampling)
+    assert lm.generate(rows[::-1], sampling) == whole[::-1]
+    assert lm.generate(rows[2:3], sampling) == whole[2:3]
+    other = lm.generate([Prompt(rows[0].text, seed=99 + i) for i in range(8)], sampling)
+    assert len({c.text for c in other}) > 1
+
+
+def test_generation_ends_after_the_stop_text_and_counts_its_tokens(lm: TransformersLM) -> None:
+    found = lm.generate([Prompt("Question: play some jazz\nAnswer:")], Sampling(40, stop=(" step",)))[0]
+    assert found.text.endswith(" step")
+    assert found.text.count(" step") == 1
+    assert found.ended == "stop"
+    assert found.new_tokens == len(lm.tokenizer(found.text)["input_ids"])
+
+
+def test_a_pattern_is_matched_by_the_whole_completion(lm: TransformersLM) -> None:
+    patterns = [r" (yes|no), [a-z]{3,6}\.", r"\d{2}", ""]
+    found = lm.generate([Prompt("Answer:", pattern=p, seed=i) for i, p in enumerate(patterns)], Sampling(40, temperature=1.0))
+    for pattern, completion in zip(patterns[:2], found, strict=False):
+        assert re.fullmatch(pattern, completion.text), completion
+        assert completion.ended == "eos"
+
+
+def test_likelihoods_do_not_depend_on_batch_or_prefix(lm: TransformersLM) -> None:
+    pairs = [(Prompt(q + "\nThis is about", prefix=EXAMPLE), f" {c}") for q in QUESTIONS for c in ("lights", "music and more")]
+    together = lm.loglikelihood(pairs)
+    for (prompt, continuation), score in zip(pairs, together, strict=True):
+        alone = lm.loglikelihood([(Prompt(prompt.prefix + prompt.text), continuation)])[0]
+        assert score.logprob == pytest.approx(alone.logprob, abs=1e-3)
+        assert score.tokens == alone.tokens
+    assert lm.loglikelihood(pairs[:2]) != lm.loglikelihood(pairs[2:4])
+
+
+def test_a_likelihood_is_the_sum_of_log_probabilities(lm: TransformersLM) -> None:
+    import torch
+
+    ids = lm.tokenizer("Question: play some", return_tensors="pt")["input_ids"]
+    end = lm.tokenizer(" jazz now")["input_ids"]
+    whole = torch.cat([ids, torch.tensor([end])], 1)
+    with torch.no_grad():
+        logprobs = lm.model(whole).logits.log_softmax(-1)[0]
+    expected = sum(float(logprobs[ids.shape[1] - 1 + k, token]) for k, token in enumerate(end))
+    assert lm.loglikelihood([(Prompt("Question: play some"), " jazz now")])[0].logprob == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_form_of_a_template_is_told(tiny_model: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    assert form(tiny_model) == "system"
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    for template, expected in (
+        ("{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}{{ messages[-1].content }}", "user"),
+        ("{{ messages[-1].content }}", "user"),
+        (None, "plain"),
+    ):
+        tokenizer.chat_template = template
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        tokenizer.save_pretrained(folder)
+        (folder / "config.json").write_bytes((tiny_model / "config.json").read_bytes())
+        assert form(folder) == expected
