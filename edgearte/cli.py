@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -67,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for quiet in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
         os.environ.setdefault(quiet, "1")  # the build shows its own bars
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not args.debug:
+        warnings.simplefilter("ignore")  # the libraries' notices to their own developers
     try:
         return int(globals()[f"_{args.command}"](args) or 0)
     except KeyboardInterrupt:

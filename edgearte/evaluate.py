@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgearte.answers import AnswerFormat, Grade, grade
-from edgearte.lm.base import LM, Prompt, Sampling
+from edgearte.lm.base import LM, Sampling, sharing
 from edgearte.records import Question
 from edgearte.store import Store
 
@@ -40,8 +40,7 @@ def checkpoint(
     """The answers of a model behind the protocol; `prompts` are what each question is asked as."""
 
     def compute(part: list[Asked]) -> list[dict[str, Any]]:
-        rows = [Prompt(text) for text in rendered(model, part)]
-        outputs = model.generate(rows, Sampling(max_tokens, stop=_stop(fmt)))
+        outputs = model.generate(sharing(rendered(model, part)), Sampling(max_tokens, stop=_stop(fmt)))
         return [{"text": o.text, "ended": o.ended, "tokens": o.prompt_tokens + o.new_tokens} for o in outputs]
 
     options = {"model": model.identity, "max_tokens": max_tokens, "stop": _stop(fmt)}

@@ -13,7 +13,7 @@ from typing import Any
 from edgearte.answers import extract
 from edgearte.arte import prompts, vote
 from edgearte.arte.verify import Verifier
-from edgearte.lm.base import LM, Completion, Prompt, Sampling
+from edgearte.lm.base import LM, Completion, Prompt, Sampling, sharing
 from edgearte.records import Draft, Rationale
 from edgearte.store import Store, digest, seed_of
 from edgearte.task import Task
@@ -21,7 +21,7 @@ from edgearte.task import Task
 VERSION = 1
 PROMPTS = 16  # prompts of a chunk
 RATIONALES = 32  # rationales of a chunk
-WORKED = 12  # seeds shown when a continuation explains an answer
+WORKED = 6  # seeds shown when a continuation explains an answer
 
 
 @dataclass(frozen=True)
@@ -187,12 +187,9 @@ def _draft(purpose: str, item: dict[str, Any], text: str, target: str) -> Draft:
 
 
 def _rationales(teacher: LM, task: Task, settings: Settings, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    asked = []
-    for item in items:
-        continuing = settings.style == "continuation"
-        pattern = prompts.rationale_pattern(task, settings.rationale_tokens) if continuing else ""
-        text = rationale_prompt(teacher, task, settings, item["input"], item["target"], item["instruction"])
-        asked.append(Prompt(text, pattern=pattern))
+    pattern = prompts.rationale_pattern(task, settings.rationale_tokens) if settings.style == "continuation" else ""
+    texts = [rationale_prompt(teacher, task, settings, i["input"], i["target"], i["instruction"]) for i in items]
+    asked = sharing(texts, [pattern] * len(texts))
     stop = (task.answer.close,) if task.answer.tagged else ()
     outputs = teacher.generate(asked, Sampling(_room(settings, settings.rationale_tokens), stop=stop))
     texts = [c.text.strip() for c in outputs]

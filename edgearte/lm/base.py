@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,6 +20,15 @@ class Prompt:
     prefix: str = ""
     seed: int = 0
     pattern: str = ""
+
+
+def sharing(texts: Sequence[str], patterns: Sequence[str] = ()) -> list[Prompt]:
+    """Prompts that declare what all texts begin with as their shared prefix. Greedy ones: their seeds are alike."""
+    prefix = os.path.commonprefix(list(texts))
+    return [
+        Prompt(text[len(prefix) :], prefix=prefix, pattern=pattern)
+        for text, pattern in zip(texts, patterns or [""] * len(texts), strict=True)
+    ]
 
 
 @dataclass(frozen=True)

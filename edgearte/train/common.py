@@ -81,6 +81,14 @@ def trainer_options(seed: int) -> dict[str, Any]:
     }
 
 
+def run(trainer: Any) -> None:
+    """Train. What a trainer prints for every step is in its log, and from there in the report."""
+    from transformers.trainer_callback import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+
+
 def trained(state: Any, examples: int, keys: Mapping[str, str]) -> Trained:
     """The trainer's log as a curve of `keys` (ours -> the trainer's)."""
     history: Sequence[Mapping[str, float]] = [h for h in state.log_history if "loss" in h]

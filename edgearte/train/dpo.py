@@ -65,7 +65,7 @@ def _align(folder: Path, rows: list[dict[str, str]], settings: Settings, out: Pa
             processing_class=tokenizer,
             peft_config=common.lora(settings.lora_rank),
         )
-        trainer.train()
+        common.run(trainer)
     keys = {"loss": "loss", "margin": "rewards/margins", "accuracy": "rewards/accuracies"}
     log = common.trained(trainer.state, len(rows), keys)
     common.save(trainer.model.merge_and_unload(), folder, out, log)

@@ -77,7 +77,7 @@ def _train(folder: Path, examples: list[dict[str, Any]], settings: Settings, out
             processing_class=tokenizer,
             peft_config=common.lora(settings.lora_rank) if settings.lora_rank else None,
         )
-        trainer.train()
+        common.run(trainer)
     taught = trainer.model.merge_and_unload() if settings.lora_rank else trainer.model
     log = common.trained(trainer.state, len(examples), {"loss": "loss", "learning_rate": "learning_rate"})
     common.save(taught, folder, out, log)

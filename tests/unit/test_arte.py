@@ -96,11 +96,11 @@ def test_what_a_pattern_allows_is_read_back(written: list[tuple[str, str]]) -> N
 
 
 def test_rationales_by_strategy_and_their_answers(tmp_path: Path) -> None:
-    teacher = Scripted(lambda p: "since <ans>music</ans>" if "Think" in p.text else "who knows")
+    teacher = Scripted(lambda p: "since <ans>music</ans>" if "Think" in p.prefix + p.text else "who knows")
     drafts = (Draft("d", "a song", "music", "draft/0", ("s0",)),)
     found = draft.draft_rationales(teacher, TASK, CHAT, drafts, {"a": "Think.", "b": "Guess."}, Store(tmp_path), label="r")
     assert [(r.strategy, r.answer) for r in found[0].rationales] == [("a", "music"), ("b", None)]
-    assert all("output your final answer like <ans>" in p.text for p in teacher.asked)
+    assert all("output your final answer like <ans>" in p.prefix + p.text for p in teacher.asked)
 
 
 def test_a_continued_rationale_opens_with_the_strategy_and_ends_in_its_target(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_a_continued_rationale_opens_with_the_strategy_and_ends_in_its_target(tm
     drafts = (Draft("d", "a song", "music", "draft/0", ("s0",)),)
     found = draft.draft_rationales(teacher, TASK, CONTINUE, drafts, {"w": "They want"}, Store(tmp_path), label="r")
     assert found[0].rationales == (Rationale("w", "They want to hear a song. <ans>music</ans>", "music"),)
-    assert teacher.asked[0].text.endswith("Answer: music\nWhy: They want")
+    assert (teacher.asked[0].prefix + teacher.asked[0].text).endswith("Answer: music\nWhy: They want")
 
 
 def test_the_vote_believes_the_drafts_the_teacher_would_label_so(tmp_path: Path) -> None:
@@ -177,9 +177,9 @@ def test_arms_are_equal_in_size_and_seeds_repeat() -> None:
 
 def test_an_example_without_an_answer_is_not_taught(tmp_path: Path) -> None:
     def says(p: Prompt) -> str:
-        if "brainstorm" in p.text:
+        if "brainstorm" in p.prefix + p.text:
             return "dim the lamp</input><target>lights</target></Question_3><Question_4><input>rock please</input><target>music</target></Question_4>"
-        return "so <ans>lights</ans>" if "lamp" in p.text else "no idea"
+        return "so <ans>lights</ans>" if "lamp" in p.prefix + p.text else "no idea"
 
     found = tailor.tailor(Scripted(says), TASK, CHAT, 2, Store(tmp_path), arm="a")
     assert [e.completion for e in found.examples] == ["so <ans>lights</ans>"]

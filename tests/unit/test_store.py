@@ -80,7 +80,11 @@ def test_a_tree_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no"):
         store.tree("t", 1, {}, breaks)
     assert list((tmp_path / "trees").iterdir()) == []
-    path = store.tree("t", 1, {}, lambda out: (out / "whole").write_text("x") and None)
+
+    def works(out: Path) -> None:
+        (out / "whole").write_text("x")
+
+    path = store.tree("t", 1, {}, works)
     assert [p.name for p in path.iterdir()] == ["whole"]
     assert store.tree("t", 1, {}, breaks) == path
 

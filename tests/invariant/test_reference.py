@@ -1,0 +1,131 @@
+"""A whole small build by the command line: its numbers against stored ones, what it leaves, and what a second run does.
+
+`python -m tests.invariant.test_reference` writes the reference anew, after a change that is meant to change numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgearte.cli import main
+from edgearte.convert.bundle import verify_bundle
+from edgearte.report.result import Result, from_json
+from tests import tiny
+
+pytestmark = pytest.mark.invariant
+REFERENCE = Path(__file__).with_name("tiny.json")
+
+
+def numbers(result: Result) -> dict[str, Any]:
+    """What must not change by itself: counts exactly, losses and divergences nearly."""
+    assert result.drafts
+    assert result.preferences
+    assert result.alignment
+    return {
+        "counts": {
+            "asked": result.drafts.asked,
+            "kept": result.drafts.kept,
+            "rationales": result.preferences.rationales,
+            "question pairs": result.alignment.question_pairs,
+            "rationale pairs": result.alignment.rationale_pairs,
+            "steps": {arm: t.steps for arm, t in result.training.items()},
+            "bits per weight": {a.artifact.preset: round(a.artifact.bits_per_weight, 3) for a in result.artifacts},
+            "gates": {a.artifact.preset: [g.passed for g in a.artifact.gates] for a in result.artifacts},
+        },
+        "mean score": sum(result.preferences.scores) / len(result.preferences.scores),
+        "dpo loss": result.alignment.curve[-1].loss if result.alignment.curve else 0.0,
+        "first loss": {arm: t.curve[0].loss for arm, t in result.training.items()},
+        "last loss": {arm: t.curve[-1].loss for arm, t in result.training.items()},
+    }
+
+
+def build(folder: Path, model: Path) -> Path:
+    recipe = tiny.write_recipe(folder / "task", model, presets="q8_0, q4_k_m, onnx-int4")
+    assert main(["build", str(recipe), "--runs", str(folder / "runs")]) == 0
+    return folder / "runs" / "tiny"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    return build(tmp_path_factory.mktemp("reference"), tiny_model)
+
+
+@pytest.fixture(scope="module")
+def result(run: Path) -> Result:
+    return from_json((run / "result.json").read_text("utf-8"))
+
+
+def test_the_numbers_are_those_of_the_reference(result: Result) -> None:
+    found, expected = numbers(result), json.loads(REFERENCE.read_text("utf-8"))
+    assert found.pop("counts") == expected.pop("counts")
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, rel=0.02, abs=1e-3), name
+
+
+def test_the_run_folder_holds_what_was_promised(run: Path, result: Result) -> None:
+    import pyarrow.parquet as pq
+
+    assert {p.name for p in run.iterdir()} >= {"recipe.yaml", "result.json", "report.html", "bundle", "data"}
+    assert verify_bundle(run / "bundle") == []
+    manifest = json.loads((run / "bundle" / "manifest.json").read_text("utf-8"))
+    assert {"gguf/tiny-q8_0.gguf", "Modelfile", "README.md"} <= manifest["files"].keys()
+    text = "".join(p.read_text("utf-8", "ignore") for p in (run / "bundle").rglob("*.*") if p.suffix in (".md", ".json"))
+    assert str(run.parent) not in text
+    pairs = pq.read_table(run / "data" / "pairs.parquet").to_pylist()
+    assert pairs
+    assert {"prompt", "chosen", "rejected"} <= pairs[0].keys()
+    taught = pq.read_table(run / "data" / "train-arte.parquet").to_pylist()
+    assert taught[0]["prompt"][0]["role"] == "system"
+    assert taught[0]["completion"][0]["content"].endswith("</ans>")
+    sizes = {arm: len(pq.read_table(run / "data" / f"train-{arm}.parquet")) for arm in ("arte", "unaligned-teacher", "seeds-alone")}
+    assert len(set(sizes.values())) == 1, "arms must be equal in size"
+
+
+def test_no_measured_time_is_in_the_bundle(run: Path) -> None:
+    for name in ("README.md", "manifest.json"):
+        text = (run / "bundle" / name).read_text("utf-8")
+        assert "tok/s" not in text
+        assert "seconds" not in text
+
+
+def test_the_same_command_again_computes_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {p: p.stat().st_mtime_ns for p in run.rglob("*")}
+    monkeypatch.setattr("edgearte.loop.once", None)
+    assert main(["build", str(run.parent.parent / "task" / "recipe.yaml"), "presets", "--runs", str(run.parent)]) == 2
+    recipe = run.parent.parent / "task" / "recipe.yaml"
+    overrides = ["export.presets=[q8_0, q4_k_m, onnx-int4]"]
+    assert main(["build", str(recipe), *overrides, "--runs", str(run.parent)]) == 0
+    assert {p: p.stat().st_mtime_ns for p in run.rglob("*")} == before
+
+
+def test_the_recipe_in_the_run_folder_is_the_same_build(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgearte.loop.once", None)
+    assert main(["build", str(run / "recipe.yaml"), "--runs", str(run.parent)]) == 0
+
+
+def test_the_report_is_made_again_from_the_result(run: Path, tmp_path: Path) -> None:
+    again = tmp_path / "report.html"
+    assert main(["report", str(run), "--out", str(again)]) == 0
+    assert again.read_bytes() == (run / "report.html").read_bytes()
+
+
+def test_validate_foretells_every_stage(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", str(run / "recipe.yaml"), "--runs", str(run.parent)]) == 0
+    said = capsys.readouterr().out
+    for stage in ("draft: questions", "prefer", "align", "tailor", "train", "export and measure", "of disk"):
+        assert stage in said
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as scratch:
+        (Path(scratch) / "model").mkdir()
+        tiny.make(Path(scratch) / "model")
+        made = build(Path(scratch), Path(scratch) / "model")
+        figures = numbers(from_json((made / "result.json").read_text("utf-8")))
+        REFERENCE.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
