@@ -1,7 +1,7 @@
 """How long edgearte keeps one waiting: `edgearte --help`, and a finished build run again.
 
-    python benchmarks/startup.py             prints help_seconds, the median of 5
-    python benchmarks/startup.py RECIPE      prints rebuild_seconds too; RECIPE's build must have finished before
+python benchmarks/startup.py             prints help_seconds, the median of 5
+python benchmarks/startup.py RECIPE      prints rebuild_seconds too; RECIPE's build must have finished before
 """
 
 from __future__ import annotations

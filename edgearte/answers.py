@@ -181,7 +181,11 @@ def _letter(text: str) -> str | None:
     """An option letter: "B", "(b)", "B.", "(B) a long option", "Option C"."""
     text = _clean(text)
     hit = re.fullmatch(r"\(?([A-Za-z])\)?[.:)]?", text) or re.match(r"\(([A-Za-z])\)", text)
-    hit = hit or re.match(r"([A-Z])[.:)]\s", text) or re.fullmatch(r"(?:option|choice|answer)\s*\(?([A-Za-z])\)?", text, re.I)
+    hit = (
+        hit
+        or re.match(r"([A-Z])[.:)]\s", text)
+        or re.fullmatch(r"(?:option|choice|answer)\s*\(?([A-Za-z])\)?", text, re.I)
+    )
     return hit.group(1).upper() if hit else None
 
 

@@ -136,7 +136,8 @@ def _write_data(folder: Path, task: Task, found: Found) -> None:
             pq.write_table(pa.Table.from_pylist(rows), partial)
             partial.replace(folder / f"{name}.parquet")
     (folder / "README.md").write_text(
-        "Rows of one build, in TRL's forms: `pairs` has prompt/chosen/rejected, `train-*` has prompt/completion.\n", "utf-8"
+        "Rows of one build, in TRL's forms: `pairs` has prompt/chosen/rejected, `train-*` has prompt/completion.\n",
+        "utf-8",
     )
 
 

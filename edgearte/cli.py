@@ -16,7 +16,10 @@ EXIT_MISTAKE, EXIT_BUG, EXIT_INTERRUPTED = 2, 1, 130
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="edgearte", description="Teach a small language model from a big one, and deliver it to the device it is for.")
+    top = argparse.ArgumentParser(
+        prog="edgearte",
+        description="Teach a small language model from a big one, and deliver it to the device it is for.",
+    )
     top.add_argument("--version", action="version", version=f"edgearte {__version__}")
     top.add_argument("--debug", action="store_true", help="show tracebacks")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -26,7 +29,9 @@ def parser() -> argparse.ArgumentParser:
 
     init = command("init", "copy a packaged recipe with its data")
     init.add_argument("name", help="the folder to make")
-    init.add_argument("--from", dest="source", default="quickstart", metavar="RECIPE", help="a packaged recipe (default: quickstart)")
+    init.add_argument(
+        "--from", dest="source", default="quickstart", metavar="RECIPE", help="a packaged recipe (default: quickstart)"
+    )
 
     ls = command("ls", "list recipes, export presets, devices and benchmark suites")
     ls.add_argument("what", nargs="?", choices=["recipes", "export", "devices", "benchmarks"], help="only these")
@@ -37,18 +42,28 @@ def parser() -> argparse.ArgumentParser:
     ):
         sub = command(name, about)
         sub.add_argument("recipe", help="a recipe file, or the name of a packaged recipe")
-        sub.add_argument("overrides", nargs="*", metavar="key=value", help="change a key of the recipe, such as train.epochs=2")
+        sub.add_argument(
+            "overrides", nargs="*", metavar="key=value", help="change a key of the recipe, such as train.epochs=2"
+        )
         sub.add_argument("--runs", type=Path, default=Path("runs"), help="where runs and the store lie (default: runs)")
 
     export = command("export", "export a model: a folder, a .gguf file, a hub id or package:NAME")
     export.add_argument("model")
     export.add_argument("--to", default="q8_0", help="export presets, separated by commas (default: q8_0)")
-    export.add_argument("--out", type=Path, default=Path("exported"), help="folder for the artifacts (default: exported)")
-    export.add_argument("--texts", type=Path, help="held-out texts for the logit gate, one a line (default: a few general ones)")
-    export.add_argument("--store", type=Path, default=Path("runs/store"), help="where finished work is kept (default: runs/store)")
+    export.add_argument(
+        "--out", type=Path, default=Path("exported"), help="folder for the artifacts (default: exported)"
+    )
+    export.add_argument(
+        "--texts", type=Path, help="held-out texts for the logit gate, one a line (default: a few general ones)"
+    )
+    export.add_argument(
+        "--store", type=Path, default=Path("runs/store"), help="where finished work is kept (default: runs/store)"
+    )
 
     bench = command("bench", "measure artifacts on this machine")
-    bench.add_argument("artifacts", nargs="+", type=Path, metavar="ARTIFACT", help="a .gguf file or a folder with genai_config.json")
+    bench.add_argument(
+        "artifacts", nargs="+", type=Path, metavar="ARTIFACT", help="a .gguf file or a folder with genai_config.json"
+    )
     bench.add_argument("--suite", default="standard", help="a benchmark suite (default: standard)")
     bench.add_argument("--threads", type=int, default=0, help="threads (default: as many as there are cores)")
     bench.add_argument("--json", action="store_true", help="print one JSON record a line")
@@ -128,7 +143,9 @@ def _init(args: argparse.Namespace) -> None:
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise UserError(f"{target}: could not be written: {error.strerror}") from error
-    print(f"{target}/recipe.yaml and its data are yours to change.\nedgearte validate {target}/recipe.yaml\nedgearte build {target}/recipe.yaml")
+    print(
+        f"{target}/recipe.yaml and its data are yours to change.\nedgearte validate {target}/recipe.yaml\nedgearte build {target}/recipe.yaml"
+    )
 
 
 def _ls(args: argparse.Namespace) -> None:

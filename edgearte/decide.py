@@ -41,7 +41,9 @@ class Choice:
     story: tuple[str, ...]
 
 
-def choose(artifacts: Sequence[Artifact], answers: Mapping[str, Sequence[Answer]], checkpoint: Sequence[Answer]) -> Choice:
+def choose(
+    artifacts: Sequence[Artifact], answers: Mapping[str, Sequence[Answer]], checkpoint: Sequence[Answer]
+) -> Choice:
     """The smallest artifact that passed its gates and answers no worse than the checkpoint, as far as the questions can tell.
 
     No measured time takes part, so that the same build always chooses the same artifact.
@@ -59,7 +61,9 @@ def choose(artifacts: Sequence[Artifact], answers: Mapping[str, Sequence[Answer]
         if found.difference < 0 and found.p_value < SIGNIFICANT:
             story.append(f"{artifact.preset}, {size}, answers worse than the checkpoint: {said}.")
             continue
-        reason = f"the smallest artifact that answers no worse than the checkpoint as far as these questions tell: {said}"
+        reason = (
+            f"the smallest artifact that answers no worse than the checkpoint as far as these questions tell: {said}"
+        )
         story.append(f"{artifact.preset}, {size}, is chosen: {said}.")
         return Choice(artifact.preset, reason, tuple(story))
     if sound:

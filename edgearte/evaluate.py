@@ -57,7 +57,7 @@ def artifact(
     from edgearte.measure.host import answer
 
     def compute(part: list[Asked]) -> list[dict[str, Any]]:
-        rows = [{"text": text} for text in rendered(model, part)]
+        rows = [{"text": p.text, "prefix": p.prefix} for p in sharing(rendered(model, part))]
         outputs = answer(path, runtime, rows, max_tokens=max_tokens, stop=_stop(fmt), threads=threads)
         return [{**o, "tokens": o["prompt_tokens"] + o["new_tokens"]} for o in outputs]
 
@@ -71,6 +71,4 @@ def _stop(fmt: AnswerFormat) -> tuple[str, ...]:
 
 
 def _graded(questions: Sequence[Question], outputs: Sequence[dict[str, Any]], fmt: AnswerFormat) -> list[Answer]:
-    return [
-        Answer(q, o["text"], grade(o["text"], q.target, fmt)) for q, o in zip(questions, outputs, strict=True)
-    ]
+    return [Answer(q, o["text"], grade(o["text"], q.target, fmt)) for q, o in zip(questions, outputs, strict=True)]

@@ -61,7 +61,9 @@ def check(recipe: Recipe, task: Task, runs: Path) -> None:
             except UserError as error:
                 problems += error.problems
     if recipe.teacher.style == "continuation" and not any(q.rationale for q in task.seeds):
-        problems.append(Problem("teacher.style: continuation goes on with a pattern, so at least one seed needs a rationale"))
+        problems.append(
+            Problem("teacher.style: continuation goes on with a pattern, so at least one seed needs a rationale")
+        )
     if problems:
         raise UserError(problems)
     _room(recipe, task, runs)
@@ -179,7 +181,14 @@ def print_forecast(recipe: Recipe, task: Task, runs: Path) -> None:
     for column in table.columns[1:]:
         column.justify = "right"
     for w in stages:
-        table.add_row(w.stage, f"{w.calls:,}", f"{w.tokens_in:,}", f"{w.tokens_out:,}", f"{w.memory / GB:.1f} GB", _time(w.seconds))
+        table.add_row(
+            w.stage,
+            f"{w.calls:,}",
+            f"{w.tokens_in:,}",
+            f"{w.tokens_out:,}",
+            f"{w.memory / GB:.1f} GB",
+            _time(w.seconds),
+        )
     console = Console()
     console.print(f"{recipe.name}: {len(task.seeds)} seeds, {len(task.evaluation)} evaluation questions")
     console.print(table)

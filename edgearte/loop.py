@@ -1,6 +1,6 @@
 """The loop, top to bottom. Everything here is a function over the store: running it again *is* resuming it.
 
-    task ─► draft ─► prefer ─► align ─► tailor ─► train ─► export ─► measure ─► decide
+task ─► draft ─► prefer ─► align ─► tailor ─► train ─► export ─► measure ─► decide
 """
 
 from __future__ import annotations
@@ -64,10 +64,14 @@ def once(recipe: Recipe, task: Task, store: Store) -> Found:
     ask = settings(recipe, task)
 
     # draft: the teacher asks, and explains in several ways
-    drafted = draft.draft_questions(unaligned, task, ask, recipe.draft.questions, store, purpose="draft", label="draft: questions")
+    drafted = draft.draft_questions(
+        unaligned, task, ask, recipe.draft.questions, store, purpose="draft", label="draft: questions"
+    )
     if not drafted.drafts:
         raise UserError(_nothing_drafted(drafted))
-    drafts = draft.draft_rationales(unaligned, task, ask, drafted.drafts, recipe.draft.strategies, store, label="draft: rationales")
+    drafts = draft.draft_rationales(
+        unaligned, task, ask, drafted.drafts, recipe.draft.strategies, store, label="draft: rationales"
+    )
 
     # prefer: the student shows which of it teaches
     preferences = prefer.score(untaught, task, drafts, recipe.prefer.questions, recipe.prefer.max_tokens, store)
@@ -89,7 +93,9 @@ def once(recipe: Recipe, task: Task, store: Store) -> Found:
     aligned.release()
     sets = tailor.equal_size({arm: t.examples for arm, t in tailored.items()})
     if not sets[ARTE]:
-        raise UserError("the teacher wrote no example that could be trained on; look at its drafts in the store, or try style: continuation")
+        raise UserError(
+            "the teacher wrote no example that could be trained on; look at its drafts in the store, or try style: continuation"
+        )
     sets = {SEEDS: tailor.seeds_alone(task, len(sets[ARTE])), **sets}
 
     # train: one student an arm, equal in size and steps
@@ -128,7 +134,12 @@ def settings(recipe: Recipe, task: Task) -> draft.Settings:
 
 
 def _pairs(
-    recipe: Recipe, teacher: TransformersLM, task: Task, ask: draft.Settings, drafts: Sequence[Draft], preferences: Sequence[Preference]
+    recipe: Recipe,
+    teacher: TransformersLM,
+    task: Task,
+    ask: draft.Settings,
+    drafts: Sequence[Draft],
+    preferences: Sequence[Preference],
 ) -> tuple[Pair, ...]:
     a = recipe.align
     questions = align.question_pairs(teacher, task, ask, drafts, preferences, a.question_pairs)
@@ -191,7 +202,12 @@ def _artifact_answers(
 def _measured(recipe: Recipe, model: TransformersLM, artifact: Artifact, store: Store) -> Measurement:
     suite, threads = load_suite(recipe.measure.suite), recipe.measure.threads
     machine = {k: v for k, v in describe().items() if k in MACHINE}
-    options = {"artifact": f"{model.identity}:{artifact.preset}", "suite": suite, "threads": threads, "machine": machine}
+    options = {
+        "artifact": f"{model.identity}:{artifact.preset}",
+        "suite": suite,
+        "threads": threads,
+        "machine": machine,
+    }
     row = store.value(
         "measure", 1, options,
         lambda: asdict(measure(Path(artifact.path), artifact.runtime, suite, name=artifact.preset, threads=threads)),

@@ -135,7 +135,9 @@ def _notes(recipe: Recipe, found: Found) -> tuple[str, ...]:
             "would bring is not shown here."
         )
     if found.skipped:
-        notes.append(f"The teacher was not aligned: {found.skipped}. ARTE's set is therefore the unaligned teacher's own.")
+        notes.append(
+            f"The teacher was not aligned: {found.skipped}. ARTE's set is therefore the unaligned teacher's own."
+        )
     size = len(found.sets[ARTE])
     if size < recipe.tailor.questions:
         notes.append(
@@ -206,7 +208,9 @@ def _preferences(recipe: Recipe, task: Task, found: Found) -> r.Preferences:
 def _alignment(found: Found, aligned: bool) -> r.Alignment:
     kinds = [p.kind for p in found.pairs]
     points = read_log(found.aligned).curve if aligned else ()
-    shown = [p for kind in ("question", "rationale") for p in [p for p in found.pairs if p.kind == kind][: SAMPLES // 2]]
+    shown = [
+        p for kind in ("question", "rationale") for p in [p for p in found.pairs if p.kind == kind][: SAMPLES // 2]
+    ]
     return r.Alignment(
         skipped=found.skipped,
         question_pairs=kinds.count("question"),
@@ -229,7 +233,8 @@ def _training(found: Found, arm: str, ledger: Sequence[Entry]) -> r.Training:
 
 def _accuracies(found: Found) -> tuple[r.AccuracyRow, ...]:
     rows = [
-        r.AccuracyRow(arm, "checkpoint", 0, accuracy(a.grade for a in answers)) for arm, answers in found.answers.items()
+        r.AccuracyRow(arm, "checkpoint", 0, accuracy(a.grade for a in answers))
+        for arm, answers in found.answers.items()
     ]
     rows += [
         r.AccuracyRow(ARTE, preset, 0, accuracy(a.grade for a in answers))

@@ -147,15 +147,11 @@ class Store:
         self.ledger.append(Entry(stage, label or stage, len(plain), cached, seconds, tokens))
         return values
 
-    def value(
-        self, stage: str, version: int, options: Any, compute: Callable[[], Any], *, label: str = ""
-    ) -> Any:
+    def value(self, stage: str, version: int, options: Any, compute: Callable[[], Any], *, label: str = "") -> Any:
         """A single JSON value."""
         return self.rows(stage, version, options, [None], lambda _: [compute()], chunk=1, label=label)[0]
 
-    def tree(
-        self, stage: str, version: int, options: Any, build: Callable[[Path], None], *, label: str = ""
-    ) -> Path:
+    def tree(self, stage: str, version: int, options: Any, build: Callable[[Path], None], *, label: str = "") -> Path:
         """A folder of files, written beside its place and renamed into it when complete."""
         key = digest("tree", stage, version, options)
         path = self.root / "trees" / key

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 LABELS = ("lights", "music", "weather")
 COMMANDS = {
@@ -42,13 +43,13 @@ def make(folder: Path) -> None:
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
-    texts = _texts()
+    texts = _texts(tokenizer)
     rows = tokenizer(texts, return_tensors="pt", padding=True, padding_side="right")
     labels = rows["input_ids"].masked_fill(rows["attention_mask"] == 0, -100)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     order = random.Random(0)
-    for _ in range(150):
-        pick = order.sample(range(len(texts)), 12)
+    for _ in range(90):
+        pick = order.sample(range(len(texts)), 8)
         loss = model(rows["input_ids"][pick], attention_mask=rows["attention_mask"][pick], labels=labels[pick]).loss
         loss.backward()
         optimizer.step()
@@ -57,14 +58,31 @@ def make(folder: Path) -> None:
     model.save_pretrained(folder)
 
 
-def _texts() -> list[str]:
+def _texts(tokenizer: Any) -> list[str]:
+    """Answers in all the forms a build asks for them: alone, after one example, in a conversation."""
     chance = random.Random(1)
+    header = (
+        "Task Description: Say what a spoken command is about. Remember you should include your final answer with the tag <ans> and </ans>."
+    )
+    step = "Answer: Let's think step by step."
+
+    def told(label: str) -> str:
+        said = chance.choice(LABELS) if chance.random() < 0.3 else label
+        return f"It is about {said}. <ans>{said}</ans>"
+
+    words = " ".join(c for commands in COMMANDS.values() for c in commands).split() + ["so", "it", "is", "about"]
     texts = []
     for label, commands in COMMANDS.items():
-        for command in commands:
-            for _ in range(3):
-                said = chance.choice(LABELS) if chance.random() < 0.3 else label
-                texts.append(f"Question: {command}\nAnswer: Let's think step by step. So it is <ans>{said}</ans>\n")
+        for command in commands * 3:
+            other = chance.choice(LABELS)
+            # What it drafts itself is a jumble of words, so its examples are.
+            question, reason = (" ".join(chance.choices(words, k=chance.randint(2, 8))) for _ in range(2))
+            example = f"Question: {question}\n{step} {reason} <ans>{other}</ans>\n"
+            # It answers what its example answered, mostly: so examples differ in what they teach.
+            follows = other if chance.random() < 0.7 else label
+            texts.append(f"{header}\n{example}Question: {command}\n{step} {told(follows)}\n")
+            asked = [{"role": "system", "content": header}, {"role": "user", "content": command}]
+            texts.append(tokenizer.apply_chat_template([*asked, {"role": "assistant", "content": told(label)}], tokenize=False))
     return texts
 
 
@@ -75,7 +93,9 @@ def write_task(folder: Path, evaluation: int = 12) -> None:
     seeds, held_out = [], []
     for label, commands in COMMANDS.items():
         for i, command in enumerate(commands[:2]):
-            seeds.append({"id": f"{label}-{i}", "input": command, "target": label, "rationale": f"It is about {label}."})
+            seeds.append(
+                {"id": f"{label}-{i}", "input": command, "target": label, "rationale": f"It is about {label}."}
+            )
         for i, command in enumerate(commands[2:] * 4):
             text = f"{command}, please, number {i}"
             held_out.append({"id": f"held-{label}-{i}", "input": text, "target": label})
@@ -100,12 +120,12 @@ draft:
   rationale_tokens: 6
   attempts: 6
   strategies: {{plain: Say what it is about., why: Say why.}}
-prefer: {{questions: 6, max_tokens: 16}}
+prefer: {{questions: 4, max_tokens: 28}}
 align: {{question_pairs: 4, rationale_pairs: 4, batch: 4, learning_rate: 1.0e-3}}
 tailor: {{questions: 8}}
 train: {{learning_rate: 1.0e-3, batch: 4}}
 export: {{presets: [{presets}]}}
-measure: {{suite: {suite}, max_tokens: 16}}
+measure: {{suite: {suite}, max_tokens: 28}}
 """
 
 SUITE = """\

@@ -19,7 +19,7 @@ from edgearte.store import Store, digest, seed_of
 from edgearte.task import Task
 
 VERSION = 1
-PROMPTS = 16  # prompts of a chunk
+PROMPTS = 32  # prompts of a chunk
 RATIONALES = 32  # rationales of a chunk
 WORKED = 6  # seeds shown when a continuation explains an answer
 
@@ -195,7 +195,8 @@ def _rationales(teacher: LM, task: Task, settings: Settings, items: list[dict[st
     texts = [c.text.strip() for c in outputs]
     if settings.style == "continuation":
         texts = [
-            prompts.rationale_text(task, i["target"], i["instruction"], text) for i, text in zip(items, texts, strict=True)
+            prompts.rationale_text(task, i["target"], i["instruction"], text)
+            for i, text in zip(items, texts, strict=True)
         ]
     return [{"text": t, "ended": c.ended, "tokens": _cost(c)} for t, c in zip(texts, outputs, strict=True)]
 

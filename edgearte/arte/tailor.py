@@ -26,7 +26,9 @@ class Tailored:
 
 def tailor(teacher: LM, task: Task, settings: Settings, count: int, store: Store, *, arm: str) -> Tailored:
     """Up to `count` examples by one teacher. An example whose rationale holds no answer would teach none: it is dropped."""
-    drafted = draft_questions(teacher, task, settings, count, store, purpose="tailor", label=f"tailor, {arm}: questions")
+    drafted = draft_questions(
+        teacher, task, settings, count, store, purpose="tailor", label=f"tailor, {arm}: questions"
+    )
     drafts = draft_rationales(teacher, task, settings, drafted.drafts, {"naive": naive(settings)}, store,
                               label=f"tailor, {arm}: rationales")  # fmt: skip
     dropped = Counter(drafted.dropped)
@@ -42,9 +44,7 @@ def tailor(teacher: LM, task: Task, settings: Settings, count: int, store: Store
 
 def seeds_alone(task: Task, size: int) -> tuple[Example, ...]:
     """The user's own seeds, repeated to the size of a tailored set: the baseline without which every gain may be the format."""
-    once = [
-        Example(q.id, q.input, prompts.completion_of(task, q), q.target, "seed") for q in task.seeds
-    ]
+    once = [Example(q.id, q.input, prompts.completion_of(task, q), q.target, "seed") for q in task.seeds]
     return tuple(islice(cycle(once), size))
 
 

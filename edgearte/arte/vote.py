@@ -33,10 +33,14 @@ def shares(teacher: LM, task: Task, drafts: Sequence[Draft], store: Store, *, la
     options = {"teacher": teacher.identity, "prefix": prefix, "choices": choices}
 
     def compute(part: list[str]) -> list[dict[str, Any]]:
-        pairs = [(Prompt(prompts.label_question(t), prefix=prefix), prompts.label_answer(c)) for t in part for c in choices]
+        pairs = [
+            (Prompt(prompts.label_question(t), prefix=prefix), prompts.label_answer(c)) for t in part for c in choices
+        ]
         scores = [s.logprob for s in teacher.loglikelihood(pairs)]
         tokens = len(choices) * len(prefix) // prompts.CHARACTERS
-        return [{"scores": scores[k * len(choices) : (k + 1) * len(choices)], "tokens": tokens} for k in range(len(part))]
+        return [
+            {"scores": scores[k * len(choices) : (k + 1) * len(choices)], "tokens": tokens} for k in range(len(part))
+        ]
 
     rows = store.rows("vote", VERSION, options, [d.input for d in drafts], compute, chunk=ROWS, label=label)
     table = [_log_softmax(row["scores"]) for row in rows]

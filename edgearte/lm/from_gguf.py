@@ -23,6 +23,7 @@ def stored_dtype(parameters: int) -> str:
     """The dtype that the converted weights are kept in."""
     return "bfloat16" if parameters > LARGE else "float32"
 
+
 # Pre-tokenizers that take every digit by itself before GPT-2's rule. transformers reads the rule of GPT-2 alone from a GGUF file,
 # which splits a digit after spaces in another way.
 DIGITS_APART = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")

@@ -110,7 +110,9 @@ class TransformersLM:
             self._completion(len(i), new, eos, sampling) for i, new in zip(ids, out[:, longest:].tolist(), strict=True)
         ]
 
-    def _layout(self, prompts: list[Prompt], ids: list[list[int]], *, own: int) -> tuple[Any, int, torch.Tensor, torch.Tensor]:
+    def _layout(
+        self, prompts: list[Prompt], ids: list[list[int]], *, own: int
+    ) -> tuple[Any, int, torch.Tensor, torch.Tensor]:
         """A cache of the shared prefixes (or None), its width, and all rows with their attention mask, both rows x positions.
 
         A row is [padding, shared prefix, padding, its own tokens], so positions follow the mask and every row ends at the last one.
@@ -140,7 +142,9 @@ class TransformersLM:
         from transformers import DynamicCache
 
         groups = [list(g) for _, g in groupby(range(len(prompts)), lambda i: prompts[i].prefix)]
-        shared = [_common([ids[i] for i in g], own) if prompts[g[0]].prefix and len(g) >= SHARED_ROWS else 0 for g in groups]
+        shared = [
+            _common([ids[i] for i in g], own) if prompts[g[0]].prefix and len(g) >= SHARED_ROWS else 0 for g in groups
+        ]
         if min(shared) < SHARED_TOKENS:
             return None, [0] * len(ids)
         width, parts = max(shared), []

@@ -127,7 +127,6 @@ def library() -> Any:
         import onnxruntime_genai as og
     except ImportError as error:
         raise UserError(
-            f"ONNX artifacts need onnxruntime-genai, which cannot be imported ({error}): "
-            "pip install 'edgearte[onnx]'"
+            f"ONNX artifacts need onnxruntime-genai, which cannot be imported ({error}): pip install 'edgearte[onnx]'"
         ) from error
     return og

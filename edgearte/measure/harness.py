@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 PASSAGE = (
     "The ferry left the harbour a little after seven, when the fog had begun to lift from the water and the first "
     "gulls were already quarrelling over the nets. Anna counted the crates again: twelve of apples, four of honey, "
-    "and one, carefully tied, that held the old clock from her grandmother's kitchen. \"Will it still run?\" asked "
+    'and one, carefully tied, that held the old clock from her grandmother\'s kitchen. "Will it still run?" asked '
     "the boy beside her. She smiled and said that it had stopped only twice in ninety years, once for a flood and "
     "once for a wedding. Behind them the town grew small, first the houses, then the church, and at last the "
     "lighthouse with its red lamp. "

@@ -27,7 +27,9 @@ def recipe(tmp_path: Path, tiny_model: Path) -> Path:
     return tiny.write_recipe(tmp_path / "task", tiny_model)
 
 
-def refused(recipe: Path, capsys: Capture, *says: str, overrides: tuple[str, ...] = (), runs: Path | None = None) -> str:
+def refused(
+    recipe: Path, capsys: Capture, *says: str, overrides: tuple[str, ...] = (), runs: Path | None = None
+) -> str:
     """Build, expect exit 2 with these words, no traceback, and no run folder but an empty one."""
     runs = runs or recipe.parent.parent / "runs"
     assert main(["build", str(recipe), *overrides, "--runs", str(runs)]) == 2
@@ -51,8 +53,18 @@ def test_missing_key(recipe: Path, capsys: Capture) -> None:
 
 
 def test_misspelt_keys_all_at_once_with_file_line_and_the_nearest_known(recipe: Path, capsys: Capture) -> None:
-    edit(recipe, lambda text: text.replace("temperature", "x").replace("  attempts: 6", "  atempts: 6").replace("tailor:", "tailer:"))
-    said = refused(recipe, capsys, "draft.atempts: unknown key; did you mean attempts?", "tailer: unknown key; did you mean tailor?")
+    edit(
+        recipe,
+        lambda text: (
+            text.replace("temperature", "x").replace("  attempts: 6", "  atempts: 6").replace("tailor:", "tailer:")
+        ),
+    )
+    said = refused(
+        recipe,
+        capsys,
+        "draft.atempts: unknown key; did you mean attempts?",
+        "tailer: unknown key; did you mean tailor?",
+    )
     lines = recipe.read_text("utf-8").splitlines()
     assert f"{recipe}:{1 + lines.index('  atempts: 6')}" in said
 
@@ -78,7 +90,10 @@ def test_yaml_that_is_none(recipe: Path, capsys: Capture) -> None:
 
 def test_seeds_without_a_target_and_a_duplicate_id(recipe: Path, capsys: Capture) -> None:
     seeds = recipe.parent / "seeds.jsonl"
-    edit(seeds, lambda text: text + '{"id": "a", "input": "play it"}\n{"id": "lights-0", "input": "on", "target": "lights"}\n')
+    edit(
+        seeds,
+        lambda text: text + '{"id": "a", "input": "play it"}\n{"id": "lights-0", "input": "on", "target": "lights"}\n',
+    )
     refused(recipe, capsys, f"{seeds}:7", "no target", f"{seeds}:8", "duplicate id 'lights-0', first seen at")
 
 
@@ -124,7 +139,9 @@ def test_a_pickle_instead_of_safetensors(recipe: Path, capsys: Capture, tmp_path
     refused(recipe, capsys, "student.model", "pytorch_model.bin", "safetensors", overrides=(f"student.model={folder}",))
 
 
-def test_a_vocabulary_that_differs_from_the_tokenizer(recipe: Path, capsys: Capture, tmp_path: Path, tiny_model: Path) -> None:
+def test_a_vocabulary_that_differs_from_the_tokenizer(
+    recipe: Path, capsys: Capture, tmp_path: Path, tiny_model: Path
+) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     folder = tmp_path / "short"

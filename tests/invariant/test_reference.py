@@ -75,7 +75,9 @@ def test_the_run_folder_holds_what_was_promised(run: Path, result: Result) -> No
     assert verify_bundle(run / "bundle") == []
     manifest = json.loads((run / "bundle" / "manifest.json").read_text("utf-8"))
     assert {"gguf/tiny-q8_0.gguf", "Modelfile", "README.md"} <= manifest["files"].keys()
-    text = "".join(p.read_text("utf-8", "ignore") for p in (run / "bundle").rglob("*.*") if p.suffix in (".md", ".json"))
+    text = "".join(
+        p.read_text("utf-8", "ignore") for p in (run / "bundle").rglob("*.*") if p.suffix in (".md", ".json")
+    )
     assert str(run.parent) not in text
     pairs = pq.read_table(run / "data" / "pairs.parquet").to_pylist()
     assert pairs
@@ -83,7 +85,10 @@ def test_the_run_folder_holds_what_was_promised(run: Path, result: Result) -> No
     taught = pq.read_table(run / "data" / "train-arte.parquet").to_pylist()
     assert taught[0]["prompt"][0]["role"] == "system"
     assert taught[0]["completion"][0]["content"].endswith("</ans>")
-    sizes = {arm: len(pq.read_table(run / "data" / f"train-{arm}.parquet")) for arm in ("arte", "unaligned-teacher", "seeds-alone")}
+    sizes = {
+        arm: len(pq.read_table(run / "data" / f"train-{arm}.parquet"))
+        for arm in ("arte", "unaligned-teacher", "seeds-alone")
+    }
     assert len(set(sizes.values())) == 1, "arms must be equal in size"
 
 

@@ -101,7 +101,9 @@ def test_a_number_is_found_however_it_is_written(number: int) -> None:
 
 @given(st.recursive(st.integers() | st.text() | st.booleans(), lambda x: st.lists(x, max_size=3), max_leaves=5))
 def test_json_is_compared_by_value(value: object) -> None:
-    assert grade(f"<ans>{json.dumps(value)}</ans>", json.dumps(value, indent=2), JSON).correct or "</" in json.dumps(value)
+    assert grade(f"<ans>{json.dumps(value)}</ans>", json.dumps(value, indent=2), JSON).correct or "</" in json.dumps(
+        value
+    )
 
 
 def test_targets_are_checked_against_the_format() -> None:

@@ -20,7 +20,9 @@ from edgearte.task import Task
 
 SEEDS = tuple(
     Question(f"s{i}", text, target, f"it says {target}")
-    for i, (text, target) in enumerate([("turn it on", "lights"), ("play a song", "music"), ("is it raining", "weather")])
+    for i, (text, target) in enumerate(
+        [("turn it on", "lights"), ("play a song", "music"), ("is it raining", "weather")]
+    )
 )
 TASK = Task(
     "t", "Say what it is about.", AnswerFormat("tag", choices=("lights", "music", "weather")), SEEDS, SEEDS,
@@ -63,10 +65,23 @@ def test_a_chat_teacher_is_asked_as_in_paper_1a_and_read_tolerantly(tmp_path: Pa
 
 
 def test_bad_and_repeated_questions_are_dropped_with_their_reason(tmp_path: Path) -> None:
-    lines = ["turn it on!|lights", "feed the cat|cat", "Is it dark outside now?|lights", "x|music", "dim the lamp|lights", "Dim the lamp.|lights"]
-    body = "".join(f"<Question_{i}><input>{a}</input><target>{b}</target></Question_{i}>" for i, line in enumerate(lines, 3) for a, b in [line.split("|")])
+    lines = [
+        "turn it on!|lights",
+        "feed the cat|cat",
+        "Is it dark outside now?|lights",
+        "x|music",
+        "dim the lamp|lights",
+        "Dim the lamp.|lights",
+    ]
+    body = "".join(
+        f"<Question_{i}><input>{a}</input><target>{b}</target></Question_{i}>"
+        for i, line in enumerate(lines, 3)
+        for a, b in [line.split("|")]
+    )
     teacher = Scripted(lambda p: body.removeprefix("<Question_3><input>"))
-    found = draft.draft_questions(teacher, TASK, replace(CHAT, per_prompt=6, attempts=1), 6, Store(tmp_path), purpose="d", label="d")
+    found = draft.draft_questions(
+        teacher, TASK, replace(CHAT, per_prompt=6, attempts=1), 6, Store(tmp_path), purpose="d", label="d"
+    )
     assert [d.input for d in found.drafts] == ["dim the lamp"]
     assert found.dropped == {
         "near copy of a seed": 1, "target not of the answer's form": 1, "like an evaluation question": 1,
@@ -83,7 +98,13 @@ def test_a_continuation_drafts_for_each_target_in_turn_and_shows_its_seeds(tmp_p
         assert not any(f"<target>{other}</target>" in prompt.text for other in TASK.answer.choices if other != target)
 
 
-@given(st.lists(st.tuples(st.from_regex(r"[A-Z][a-z ]{9,40}", fullmatch=True), st.sampled_from(TASK.answer.choices)), min_size=1, max_size=4))
+@given(
+    st.lists(
+        st.tuples(st.from_regex(r"[A-Z][a-z ]{9,40}", fullmatch=True), st.sampled_from(TASK.answer.choices)),
+        min_size=1,
+        max_size=4,
+    )
+)
 def test_what_a_pattern_allows_is_read_back(written: list[tuple[str, str]]) -> None:
     import re
 
@@ -98,7 +119,9 @@ def test_what_a_pattern_allows_is_read_back(written: list[tuple[str, str]]) -> N
 def test_rationales_by_strategy_and_their_answers(tmp_path: Path) -> None:
     teacher = Scripted(lambda p: "since <ans>music</ans>" if "Think" in p.prefix + p.text else "who knows")
     drafts = (Draft("d", "a song", "music", "draft/0", ("s0",)),)
-    found = draft.draft_rationales(teacher, TASK, CHAT, drafts, {"a": "Think.", "b": "Guess."}, Store(tmp_path), label="r")
+    found = draft.draft_rationales(
+        teacher, TASK, CHAT, drafts, {"a": "Think.", "b": "Guess."}, Store(tmp_path), label="r"
+    )
     assert [(r.strategy, r.answer) for r in found[0].rationales] == [("a", "music"), ("b", None)]
     assert all("output your final answer like <ans>" in p.prefix + p.text for p in teacher.asked)
 
@@ -162,7 +185,9 @@ def test_rationale_pairs_are_best_against_worst_on_the_naive_prompt() -> None:
     drafts = [Draft("d0", "q", "4", "", ("s0",), tuple(Rationale(k, v, None) for k, v in texts.items()))]
     scores = [Preference("d0", k, 10, c, 10) for k, c in (("x", 9), ("y", 5), ("z", 1))]
     pairs = align.rationale_pairs(Scripted(lambda p: ""), OPEN, CHAT, drafts, scores, 5)
-    assert [(p.chosen, p.rejected, p.chosen_score, p.rejected_score) for p in pairs] == [(texts["x"], texts["z"], 0.9, 0.1)]
+    assert [(p.chosen, p.rejected, p.chosen_score, p.rejected_score) for p in pairs] == [
+        (texts["x"], texts["z"], 0.9, 0.1)
+    ]
     assert prompts.NAIVE in pairs[0].prompt
     level = [replace(s, correct=5) for s in scores]
     assert align.rationale_pairs(Scripted(lambda p: ""), OPEN, CHAT, drafts, level, 5) == []

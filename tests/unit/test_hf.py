@@ -10,7 +10,13 @@ import pytest
 from edgearte.lm.base import Prompt, Sampling
 from edgearte.lm.hf import TransformersLM, form
 
-QUESTIONS = ("play some jazz", "will it rain today, and if so, how much of it", "switch on", "is it sunny", "skip this track now")
+QUESTIONS = (
+    "play some jazz",
+    "will it rain today, and if so, how much of it",
+    "switch on",
+    "is it sunny",
+    "skip this track now",
+)
 EXAMPLE = "Question: switch on the lamp\nAnswer: Let's think step by step. So it is <ans>lights</ans>\nQuestion: "
 OTHER = "Question: do I need a coat\nAnswer: Let's think step by step, slowly. So it is <ans>weather</ans>\nQuestion: "
 
@@ -50,14 +56,20 @@ def test_generation_ends_after_the_stop_text_and_counts_its_tokens(lm: Transform
 
 def test_a_pattern_is_matched_by_the_whole_completion(lm: TransformersLM) -> None:
     patterns = [r" (yes|no), [a-z]{3,6}\.", r"\d{2}", ""]
-    found = lm.generate([Prompt("Answer:", pattern=p, seed=i) for i, p in enumerate(patterns)], Sampling(40, temperature=1.0))
+    found = lm.generate(
+        [Prompt("Answer:", pattern=p, seed=i) for i, p in enumerate(patterns)], Sampling(40, temperature=1.0)
+    )
     for pattern, completion in zip(patterns[:2], found, strict=False):
         assert re.fullmatch(pattern, completion.text), completion
         assert completion.ended == "eos"
 
 
 def test_likelihoods_do_not_depend_on_batch_or_prefix(lm: TransformersLM) -> None:
-    pairs = [(Prompt(q + "\nThis is about", prefix=EXAMPLE), f" {c}") for q in QUESTIONS for c in ("lights", "music and more")]
+    pairs = [
+        (Prompt(q + "\nThis is about", prefix=EXAMPLE), f" {c}")
+        for q in QUESTIONS
+        for c in ("lights", "music and more")
+    ]
     together = lm.loglikelihood(pairs)
     for (prompt, continuation), score in zip(pairs, together, strict=True):
         alone = lm.loglikelihood([(Prompt(prompt.prefix + prompt.text), continuation)])[0]
@@ -75,7 +87,9 @@ def test_a_likelihood_is_the_sum_of_log_probabilities(lm: TransformersLM) -> Non
     with torch.no_grad():
         logprobs = lm.model(whole).logits.log_softmax(-1)[0]
     expected = sum(float(logprobs[ids.shape[1] - 1 + k, token]) for k, token in enumerate(end))
-    assert lm.loglikelihood([(Prompt("Question: play some"), " jazz now")])[0].logprob == pytest.approx(expected, abs=1e-4)
+    assert lm.loglikelihood([(Prompt("Question: play some"), " jazz now")])[0].logprob == pytest.approx(
+        expected, abs=1e-4
+    )
 
 
 def test_the_form_of_a_template_is_told(tiny_model: Path, tmp_path: Path) -> None:
@@ -84,7 +98,10 @@ def test_the_form_of_a_template_is_told(tiny_model: Path, tmp_path: Path) -> Non
     assert form(tiny_model) == "system"
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     for template, expected in (
-        ("{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}{{ messages[-1].content }}", "user"),
+        (
+            "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}{{ messages[-1].content }}",
+            "user",
+        ),
         ("{{ messages[-1].content }}", "user"),
         (None, "plain"),
     ):

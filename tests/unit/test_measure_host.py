@@ -51,7 +51,7 @@ def test_a_child_that_exits_is_reported_with_its_code(runtime: Path) -> None:
 def test_a_record_cut_off_by_death_is_not_mistaken_for_one(runtime: Path) -> None:
     # File descriptor 1 is standard error by now; the records go to a copy of the original, the highest one open.
     runtime.write_text(
-        "import os\nfor fd in range(20, 2, -1):\n    try: os.write(fd, b'{\"kind\": \"ru')\n    except OSError: pass\n"
+        'import os\nfor fd in range(20, 2, -1):\n    try: os.write(fd, b\'{"kind": "ru\')\n    except OSError: pass\n'
         "os.kill(os.getpid(), 9)"
     )
     with pytest.raises(UserError, match="SIGKILL"):
