@@ -143,9 +143,8 @@ def _init(args: argparse.Namespace) -> None:
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise UserError(f"{target}: could not be written: {error.strerror}") from error
-    print(
-        f"{target}/recipe.yaml and its data are yours to change.\nedgearte validate {target}/recipe.yaml\nedgearte build {target}/recipe.yaml"
-    )
+    recipe = target / "recipe.yaml"
+    print(f"{recipe} and its data are yours to change.\nedgearte validate {recipe}\nedgearte build {recipe}")
 
 
 def _ls(args: argparse.Namespace) -> None:

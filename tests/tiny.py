@@ -61,16 +61,14 @@ def make(folder: Path) -> None:
 def _texts(tokenizer: Any) -> list[str]:
     """Answers in all the forms a build asks for them: alone, after one example, in a conversation."""
     chance = random.Random(1)
-    header = (
-        "Task Description: Say what a spoken command is about. Remember you should include your final answer with the tag <ans> and </ans>."
-    )
+    header = "Task Description: Say what a spoken command is about. Remember you should include your final answer with the tag <ans> and </ans>."
     step = "Answer: Let's think step by step."
 
     def told(label: str) -> str:
         said = chance.choice(LABELS) if chance.random() < 0.3 else label
         return f"It is about {said}. <ans>{said}</ans>"
 
-    words = " ".join(c for commands in COMMANDS.values() for c in commands).split() + ["so", "it", "is", "about"]
+    words = [*" ".join(c for commands in COMMANDS.values() for c in commands).split(), "so", "it", "is", "about"]
     texts = []
     for label, commands in COMMANDS.items():
         for command in commands * 3:
@@ -82,7 +80,9 @@ def _texts(tokenizer: Any) -> list[str]:
             follows = other if chance.random() < 0.7 else label
             texts.append(f"{header}\n{example}Question: {command}\n{step} {told(follows)}\n")
             asked = [{"role": "system", "content": header}, {"role": "user", "content": command}]
-            texts.append(tokenizer.apply_chat_template([*asked, {"role": "assistant", "content": told(label)}], tokenize=False))
+            texts.append(
+                tokenizer.apply_chat_template([*asked, {"role": "assistant", "content": told(label)}], tokenize=False)
+            )
     return texts
 
 

@@ -59,10 +59,11 @@ def continuation_pattern(task: Task, first: int, targets: Sequence[str], tokens:
     parts = []
     for number, target in enumerate(targets, first):
         opening = "" if number == first else rf"<Question_{number}>\n<{'target' if target else 'input'}>"
-        if target:
-            body = rf"{re.escape(target)}</target>\n<input>{text}</input>"
-        else:
-            body = rf"{text}</input>\n<target>[^<>\n]{{1,80}}</target>"
+        body = (
+            rf"{re.escape(target)}</target>\n<input>{text}</input>"
+            if target
+            else rf"{text}</input>\n<target>[^<>\n]{{1,80}}</target>"
+        )
         parts.append(rf"{opening}{body}\n</Question_{number}>")
     return r"\n".join(parts)
 

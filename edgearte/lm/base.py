@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os.path import commonpath
 from typing import Protocol
 
 
@@ -24,7 +24,7 @@ class Prompt:
 
 def sharing(texts: Sequence[str], patterns: Sequence[str] = ()) -> list[Prompt]:
     """Prompts that declare what all texts begin with as their shared prefix. Greedy ones: their seeds are alike."""
-    prefix = os.path.commonprefix(list(texts))
+    prefix = commonpath(list(texts))
     return [
         Prompt(text[len(prefix) :], prefix=prefix, pattern=pattern)
         for text, pattern in zip(texts, patterns or [""] * len(texts), strict=True)

@@ -223,7 +223,7 @@ def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(recipe: Path, tmp_pat
     assert child.returncode == 130, said
     assert "the same command goes on" in said
     assert "Traceback" not in said
-    assert not [p for p in (tmp_path / "runs" / "store" / "trees").glob(".*")]
+    assert not list((tmp_path / "runs" / "store" / "trees").glob(".*"))
     assert not (tmp_path / "runs" / "tiny" / "result.json").exists()
 
 

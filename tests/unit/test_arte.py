@@ -203,7 +203,8 @@ def test_arms_are_equal_in_size_and_seeds_repeat() -> None:
 def test_an_example_without_an_answer_is_not_taught(tmp_path: Path) -> None:
     def says(p: Prompt) -> str:
         if "brainstorm" in p.prefix + p.text:
-            return "dim the lamp</input><target>lights</target></Question_3><Question_4><input>rock please</input><target>music</target></Question_4>"
+            first = "dim the lamp</input><target>lights</target></Question_3>"
+            return first + "<Question_4><input>rock please</input><target>music</target></Question_4>"
         return "so <ans>lights</ans>" if "lamp" in p.prefix + p.text else "no idea"
 
     found = tailor.tailor(Scripted(says), TASK, CHAT, 2, Store(tmp_path), arm="a")
