@@ -30,8 +30,8 @@ def build(recipe_path: Path, overrides: list[str], runs: Path) -> Result:
 
     recipe = load_recipe(recipe_path, overrides)
     task = load_task(recipe)
-    check(recipe, task, runs)
     run = _writable(runs / recipe.name)
+    check(recipe, task, runs)
     store = Store(runs / "store")
     try:
         teacher = weights.resolve(recipe.teacher.model, store, revision=recipe.teacher.revision)

@@ -61,7 +61,8 @@ def make(folder: Path) -> None:
 def _texts(tokenizer: Any) -> list[str]:
     """Answers in all the forms a build asks for them: alone, after one example, in a conversation."""
     chance = random.Random(1)
-    header = "Task Description: Say what a spoken command is about. Remember you should include your final answer with the tag <ans> and </ans>."
+    header = "Task Description: Say what a spoken command is about. Remember you should include your final answer with the tag"
+    header += " <ans> and </ans>."
     step = "Answer: Let's think step by step."
 
     def told(label: str) -> str:

@@ -65,9 +65,11 @@ class Patterns:
         ]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        import llguidance.torch
+        import llguidance.numpy
+        import numpy as np
         import torch
 
+        width = scores.shape[-1]
         for row, matcher in enumerate(self.matchers):
             if matcher is None:
                 continue
@@ -77,9 +79,11 @@ class Patterns:
                 keep = torch.tensor(self.eos, device=scores.device)
                 scores[row] = torch.full_like(scores[row], float("-inf")).index_fill(0, keep, 0.0)
                 continue
-            mask = llguidance.torch.allocate_token_bitmask(1, scores.shape[-1])
-            llguidance.torch.fill_next_token_bitmask(matcher, mask, 0)
-            llguidance.torch.apply_token_bitmask_inplace(scores[row : row + 1], mask.to(scores.device))
+            # llguidance's own torch helper compiles C++ at its first call; unpacking the bits takes no time either.
+            packed = llguidance.numpy.allocate_token_bitmask(1, width)
+            llguidance.numpy.fill_next_token_bitmask(matcher, packed, 0)
+            allowed = np.unpackbits(packed.view(np.uint8), bitorder="little")[:width].astype(bool)
+            scores[row].masked_fill_(torch.from_numpy(~allowed).to(scores.device), float("-inf"))
         return scores
 
 

@@ -74,7 +74,7 @@ def test_a_value_of_the_wrong_kind_and_an_override(recipe: Path, capsys: Capture
 
 
 def test_an_environment_variable_that_is_not_set(recipe: Path, capsys: Capture) -> None:
-    edit(recipe, lambda text: text.replace("seeds.jsonl", "${NO_SUCH_VARIABLE}/seeds.jsonl"))
+    edit(recipe, lambda text: text.replace("seeds.jsonl", "'${NO_SUCH_VARIABLE}/seeds.jsonl'"))
     refused(recipe, capsys, "the environment has no NO_SUCH_VARIABLE")
 
 
@@ -150,7 +150,7 @@ def test_a_vocabulary_that_differs_from_the_tokenizer(
     config.vocab_size = 1000
     config.bos_token_id = config.eos_token_id = config.pad_token_id = 1
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    refused(recipe, capsys, "student.model", "1000", overrides=(f"student.model={folder}",))
+    refused(recipe, capsys, "student.model", "1,000 rows", overrides=(f"student.model={folder}",))
 
 
 def test_no_disk(recipe: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
