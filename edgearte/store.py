@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from edgearte.errors import UserError
 
+REFUSED_BY_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS chunks (
     key TEXT PRIMARY KEY, stage TEXT NOT NULL, version INTEGER NOT NULL, options TEXT NOT NULL,
@@ -167,7 +168,7 @@ class Store:
             partial.mkdir()
             build(partial)
             partial.rename(path)
-        except OSError as error:
+        except Exception as error:
             raise self._disk(error) from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -200,7 +201,9 @@ class Store:
             raise self._disk(error) from error
 
     def _disk(self, error: Exception) -> Exception:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+        """The message for what a disk refused; any other error as it is. safetensors has an error of its own for it."""
+        full = isinstance(error, OSError) and error.errno in REFUSED_BY_DISK
+        full = full or (type(error).__name__ == "SafetensorError" and "I/O error" in str(error))
         if full or isinstance(error, sqlite3.OperationalError):
             return UserError(
                 f"{self.root}: the store could not be written: {error}. What was finished is kept; "
