@@ -214,7 +214,14 @@ def test_bench_of_what_is_no_artifact(tmp_path: Path, capsys: Capture) -> None:
 def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(recipe: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "edgearte.cli", "build", str(recipe), "--runs", str(tmp_path / "runs")]
     database = tmp_path / "runs" / "store" / "store.sqlite"
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    child = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=_hear_ctrl_c,
+    )
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline and child.poll() is None and _attempts(database) < 2:
         time.sleep(0.2)
@@ -225,6 +232,11 @@ def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(recipe: Path, tmp_pat
     assert "Traceback" not in said
     assert not list((tmp_path / "runs" / "store" / "trees").glob(".*"))
     assert not (tmp_path / "runs" / "tiny" / "result.json").exists()
+
+
+def _hear_ctrl_c() -> None:
+    """A shell that starts the tests in the background has them ignore Ctrl-C, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _attempts(database: Path) -> int:

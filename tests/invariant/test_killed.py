@@ -11,6 +11,7 @@ import random
 import shutil
 import signal
 import sqlite3
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -79,6 +80,13 @@ def _bundle(run: Path) -> dict[str, str]:
 
 
 def test_killed_at_twenty_random_moments(tmp_path: Path, tiny_model: Path) -> None:
+    """In a fresh interpreter: torch's threads, once started by another test, would not survive the forks."""
+    command = [sys.executable, "-m", "tests.invariant.test_killed", str(tmp_path), str(tiny_model)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=850)
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+def kill_again_and_again(tmp_path: Path, tiny_model: Path) -> None:
     _imports()
     recipe = tiny.write_recipe(tmp_path / "task", tiny_model, presets="q8_0, onnx-int4")
     log = tmp_path / "log"
@@ -119,3 +127,7 @@ def _nothing_twice(runs: Path) -> None:
             assert again == []
         lonely = db.execute("SELECT count(*) FROM rows WHERE chunk NOT IN (SELECT key FROM chunks)").fetchone()[0]
     assert lonely == 0, "rows of a chunk that was never committed"
+
+
+if __name__ == "__main__":
+    kill_again_and_again(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -122,7 +122,7 @@ def test_the_report_is_made_again_from_the_result(run: Path, tmp_path: Path) -> 
 
 def test_validate_foretells_every_stage(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["validate", str(run / "recipe.yaml"), "--runs", str(run.parent)]) == 0
-    said = capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
     for stage in ("draft: questions", "prefer", "align", "tailor", "train", "export and measure", "of disk"):
         assert stage in said
 

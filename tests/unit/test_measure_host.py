@@ -92,7 +92,10 @@ def test_no_child_outlives_its_parent(runtime: Path, how: signal.Signals) -> Non
     code = "import test_measure_host as t; t.measure()"
     path = os.pathsep.join([str(Path(__file__).parent), str(ROOT), str(runtime.parent)])
     parent = subprocess.Popen(
-        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.DEVNULL
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": path},
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run in the background
     )
     assert _until(lambda: told.exists() and told.read_text().endswith(" "))
     child = int(told.read_text())
