@@ -89,9 +89,13 @@ def grade(output: str, target: str, fmt: AnswerFormat) -> Grade:
 def valid_target(target: str, fmt: AnswerFormat) -> bool:
     """Whether a text can be a target of this format at all."""
     normal = _normal(target, fmt)
-    if normal is None:
-        return False
-    return not fmt.choices or any(normal.casefold() == (_normal(c, fmt) or "").casefold() for c in fmt.choices)
+    return normal is not None and (not fmt.choices or spelled(target, fmt) in fmt.choices)
+
+
+def spelled(target: str, fmt: AnswerFormat) -> str:
+    """The choice that a target means, as the task spells it; the target itself where it means none."""
+    meant = (_normal(target, fmt) or "").casefold()
+    return next((c for c in fmt.choices if (_normal(c, fmt) or "").casefold() == meant), target)
 
 
 def accuracy(grades: Iterable[Grade]) -> Accuracy:

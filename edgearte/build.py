@@ -11,12 +11,14 @@ import yaml
 
 from edgearte import __version__, catalogue
 from edgearte.errors import UserError
+from edgearte.files import write_text
 from edgearte.load import load_recipe, load_task
 from edgearte.recipe import Recipe
 from edgearte.store import Store, digest
 from edgearte.task import Task
 
 if TYPE_CHECKING:
+    from edgearte.lm.weights import Weights
     from edgearte.loop import Found
     from edgearte.report.result import Result
 
@@ -25,25 +27,27 @@ KEY = "build.key"
 
 def build(recipe_path: Path, overrides: list[str], runs: Path) -> Result:
     """Run a recipe and leave `RUNS/NAME/`. A finished run of the very same inputs is read back, not computed."""
-    from edgearte.forecast import check
+    from edgearte.forecast import Sizes, check, room
     from edgearte.lm import weights
 
     recipe = load_recipe(recipe_path, overrides)
     task = load_task(recipe)
     run = _writable(runs / recipe.name)
-    check(recipe, task, runs)
+    check(recipe, task)
     store = Store(runs / "store")
     try:
         teacher = weights.resolve(recipe.teacher.model, store, revision=recipe.teacher.revision)
         student = weights.resolve(recipe.student.model, store, revision=recipe.student.revision)
         key = digest("build", __version__, recipe, task, teacher.identity, student.identity, _catalogued(recipe))
-        done = _finished(run, key)
-        return done or _build(recipe, task, run, store, key)
+        if done := _finished(run, key):
+            return done
+        room(recipe, task, Sizes(teacher.parameters, student.parameters), runs)
+        return _build(recipe, task, teacher, student, run, store, key)
     finally:
         store.close()
 
 
-def _build(recipe: Recipe, task: Task, run: Path, store: Store, key: str) -> Result:
+def _build(recipe: Recipe, task: Task, teacher: Weights, student: Weights, run: Path, store: Store, key: str) -> Result:
     from edgearte import loop, outcome
     from edgearte.convert.bundle import write_bundle
     from edgearte.report.html import write_report
@@ -51,19 +55,19 @@ def _build(recipe: Recipe, task: Task, run: Path, store: Store, key: str) -> Res
 
     (run / KEY).unlink(missing_ok=True)
     text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    _write(run / "recipe.yaml", text)
-    found = loop.once(recipe, task, store)
+    write_text(run / "recipe.yaml", text)
+    found = loop.once(recipe, task, teacher, student, store)
     result = outcome.result(recipe, task, found, store.ledger, run / "bundle")
     _write_data(run / "data", task, found)
     if any(not a.failed for a in found.artifacts):
         write_bundle(
             run / "bundle", name=recipe.name, checkpoint=found.taught[loop.ARTE], artifacts=found.artifacts,
-            card=outcome.card(recipe, task, found, result),
-            lineage=[vars(step) for step in outcome.lineage(task, found)],
+            card=outcome.card(task, found, result),
+            lineage=[vars(step) for step in result.lineage],
         )  # fmt: skip
-    _write(run / "result.json", to_json(result))
+    write_text(run / "result.json", to_json(result))
     write_report(result, run / "report.html")
-    _write(run / KEY, key)
+    write_text(run / KEY, key)
     return result
 
 
@@ -95,17 +99,6 @@ def _writable(run: Path) -> Path:
     except OSError as error:
         raise UserError(f"{run}: the run folder cannot be written: {error.strerror}") from error
     return run
-
-
-def _write(path: Path, text: str) -> None:
-    """A file of the run, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text, "utf-8")
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(f"{path}: could not be written: {error.strerror}") from error
 
 
 def _write_data(folder: Path, task: Task, found: Found) -> None:

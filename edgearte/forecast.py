@@ -47,8 +47,16 @@ class Work:
     seconds: float
 
 
-def check(recipe: Recipe, task: Task, runs: Path) -> None:
-    """Everything that would stop a build later, said now: models, presets, memory and disk."""
+@dataclass(frozen=True)
+class Sizes:
+    """Parameters of the models; 0 while a model is still on the hub."""
+
+    teacher: int
+    student: int
+
+
+def check(recipe: Recipe, task: Task) -> None:
+    """Everything that would stop a build later, said now: models, presets and suite. `room` checks memory and disk."""
     problems = [
         Problem(f"{role}.model: {p.message}", p.where)
         for role, model in (("teacher", recipe.teacher), ("student", recipe.student))
@@ -66,21 +74,21 @@ def check(recipe: Recipe, task: Task, runs: Path) -> None:
         )
     if problems:
         raise UserError(problems)
-    _room(recipe, task, runs)
 
 
-def _room(recipe: Recipe, task: Task, runs: Path) -> None:
+def room(recipe: Recipe, task: Task, sizes: Sizes, runs: Path) -> None:
+    """Whether a build has the memory and the disk it needs, as if nothing of it were in the store yet."""
     import psutil
 
     problems = []
-    needed = max(w.memory for w in work(recipe, task, Machine(1e12, 1e10)))
+    needed = max(w.memory for w in work(recipe, task, sizes, Machine(1e12, 1e10)))
     free = psutil.virtual_memory().available
     if needed > free:
         problems.append(
             Problem(f"memory: about {needed / GB:.1f} GB are needed and {free / GB:.1f} GB are free; take a smaller model, "
                     "train.lora_rank above 0, or smaller batches")
         )  # fmt: skip
-    disk, left = disk_needed(recipe), disk_free(runs)
+    disk, left = disk_needed(recipe, sizes), disk_free(runs)
     if disk > left:
         problems.append(
             Problem(f"disk: about {disk / GB:.1f} GB are needed and {left / GB:.1f} GB are free", str(runs.absolute()))
@@ -96,17 +104,16 @@ def disk_free(runs: Path) -> int:
     return shutil.disk_usage(here).free
 
 
-def disk_needed(recipe: Recipe) -> float:
+def disk_needed(recipe: Recipe, sizes: Sizes) -> float:
     """Bytes of checkpoints, conversions and the bundle's copies, counted as if nothing were there yet."""
-    teacher, student = (weights.footprint(m)[0] for m in (recipe.teacher.model, recipe.student.model))
     per_weight = {"f16": 2.0, "fp32": 4.0, "q8_0": 1.1, "int4": 1.0, "q4_k_m": 0.8}
     artifacts = sum(per_weight.get(load_preset(p).type, 2.0) for p in recipe.export.presets)
-    return teacher * (4 + 2) + student * (4 + 2 * ARMS + 2 + 2 * artifacts)
+    return sizes.teacher * (4 + 2) + sizes.student * (4 + 2 * ARMS + 2 + 2 * artifacts)
 
 
-def work(recipe: Recipe, task: Task, machine: Machine) -> list[Work]:
+def work(recipe: Recipe, task: Task, sizes: Sizes, machine: Machine) -> list[Work]:
     """Calls, tokens, memory and seconds of every stage, in order."""
-    teacher, student = (weights.footprint(m)[0] for m in (recipe.teacher.model, recipe.student.model))
+    teacher, student = sizes.teacher, sizes.student
     d, seed = recipe.draft, _tokens(task.seeds)
     head = len(task.header) / 4
     rationale = min(recipe.draft.rationale_tokens, 120 if recipe.teacher.style == "chat" else 30)
@@ -175,8 +182,10 @@ def print_forecast(recipe: Recipe, task: Task, runs: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    check(recipe, task, runs)
-    stages = work(recipe, task, measure_machine())
+    check(recipe, task)
+    sizes = Sizes(weights.footprint(recipe.teacher.model)[0], weights.footprint(recipe.student.model)[0])
+    room(recipe, task, sizes, runs)
+    stages = work(recipe, task, sizes, measure_machine())
     table = Table("stage", "calls", "tokens read", "tokens written", "memory", "time", box=None, pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"
@@ -195,7 +204,7 @@ def print_forecast(recipe: Recipe, task: Task, runs: Path) -> None:
     total = _time(sum(w.seconds for w in stages))
     console.print(
         f"about {total} in all (within a factor of two), {max(w.memory for w in stages) / GB:.1f} GB of memory at most, "
-        f"{disk_needed(recipe) / GB:.1f} GB of disk of {disk_free(runs) / GB:.1f} GB free"
+        f"{disk_needed(recipe, sizes) / GB:.1f} GB of disk of {disk_free(runs) / GB:.1f} GB free"
     )
 
 

@@ -28,7 +28,7 @@ from edgearte.task import Task
 from edgearte.train import dpo, sft
 
 UNTAUGHT, SEEDS, UNALIGNED, ARTE = "untaught", "seeds alone", "unaligned teacher", "ARTE"
-MACHINE = ("cpu", "cores", "threads")  # what a measurement belongs to
+MACHINE = ("cpu", "cores")  # what a measurement belongs to
 GATE_TEXTS = 24  # evaluation questions, with the checkpoint's answers, over which logits are compared
 
 
@@ -55,10 +55,8 @@ class Found:
     choice: decide.Choice
 
 
-def once(recipe: Recipe, task: Task, store: Store) -> Found:
+def once(recipe: Recipe, task: Task, teacher: Weights, student: Weights, store: Store) -> Found:
     """Once through the loop."""
-    teacher = weights.resolve(recipe.teacher.model, store, revision=recipe.teacher.revision)
-    student = weights.resolve(recipe.student.model, store, revision=recipe.student.revision)
     unaligned = TransformersLM(teacher.folder, teacher.identity, dtype=recipe.teacher.dtype)
     untaught = TransformersLM(student.folder, student.identity, dtype=recipe.student.dtype)
     ask = settings(recipe, task)
@@ -78,7 +76,7 @@ def once(recipe: Recipe, task: Task, store: Store) -> Found:
     skipped = prefer.degenerate(preferences)
 
     # align: the teacher learns what the student prefers
-    pairs = () if skipped else _pairs(recipe, unaligned, task, ask, drafts, preferences)
+    pairs: tuple[Pair, ...] = () if skipped else _pairs(recipe, unaligned, task, ask, drafts, preferences)
     skipped = skipped or ("" if pairs else "no two drafts differ in score, so there is no pair to learn from")
     unaligned.release()
     untaught.release()
@@ -115,7 +113,7 @@ def once(recipe: Recipe, task: Task, store: Store) -> Found:
     asked = len(next(iter(artifact_answers.values()), []))
     choice = decide.choose(artifacts, artifact_answers, answers[ARTE][:asked])
     return Found(
-        teacher, student, drafted, drafts, preferences, skipped, tuple(pairs), aligned.folder, tailored, sets, how, taught,
+        teacher, student, drafted, drafts, preferences, skipped, pairs, aligned.folder, tailored, sets, how, taught,
         answers, artifacts, artifact_answers, measurements, choice,
     )  # fmt: skip
 
@@ -123,9 +121,6 @@ def once(recipe: Recipe, task: Task, store: Store) -> Found:
 def settings(recipe: Recipe, task: Task) -> draft.Settings:
     """How this recipe's teacher is asked."""
     d = recipe.draft
-    worked = any(q.rationale for q in task.seeds)
-    if recipe.teacher.style == "continuation" and not worked:
-        raise UserError("style: continuation goes on with a pattern, so at least one seed needs a rationale")
     return draft.Settings(
         style=recipe.teacher.style, shots=min(d.shots, len(task.seeds)), per_prompt=d.per_prompt, temperature=d.temperature,
         top_p=d.top_p, question_tokens=d.question_tokens, rationale_tokens=d.rationale_tokens, near_copy=d.near_copy,

@@ -32,7 +32,6 @@ PACKAGES = (
 
 def result(recipe: Recipe, task: Task, found: Found, ledger: Sequence[Entry], bundle: Path) -> r.Result:
     """The result of a build."""
-    aligned = not found.skipped
     return r.Result(
         name=recipe.name,
         edgearte=__version__,
@@ -51,7 +50,7 @@ def result(recipe: Recipe, task: Task, found: Found, ledger: Sequence[Entry], bu
             samples=_samples(found.drafts[:SAMPLES], found.preferences),
         ),
         preferences=_preferences(recipe, task, found),
-        alignment=_alignment(found, aligned),
+        alignment=_alignment(found),
         tailored={
             arm: r.Tailored(len(found.sets[arm]), dict(t.dropped), _samples(t.drafts[:SAMPLES], ()))
             for arm, t in found.tailored.items()
@@ -108,7 +107,7 @@ def lineage(task: Task, found: Found) -> tuple[r.LineageStep, ...]:
     return tuple(steps)
 
 
-def card(recipe: Recipe, task: Task, found: Found, whole: r.Result) -> Card:
+def card(task: Task, found: Found, whole: r.Result) -> Card:
     """What the bundle's model card says: nothing that depends on time or speed."""
     return Card(
         task=task.name,
@@ -205,9 +204,9 @@ def _preferences(recipe: Recipe, task: Task, found: Found) -> r.Preferences:
     )
 
 
-def _alignment(found: Found, aligned: bool) -> r.Alignment:
+def _alignment(found: Found) -> r.Alignment:
     kinds = [p.kind for p in found.pairs]
-    points = read_log(found.aligned).curve if aligned else ()
+    points = () if found.skipped else read_log(found.aligned).curve
     shown = [
         p for kind in ("question", "rationale") for p in [p for p in found.pairs if p.kind == kind][: SAMPLES // 2]
     ]

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 
 from edgearte.arte import prompts
-from edgearte.arte.draft import Settings, naive, question_prompt, rationale_prompt
+from edgearte.arte.draft import Settings, for_targets, naive, question_prompt, rationale_prompt
 from edgearte.arte.prefer import question_scores, rationale_scores
 from edgearte.lm.base import LM
 from edgearte.records import Draft, Pair, Preference, Rationale
@@ -26,7 +26,7 @@ def question_pairs(
     scores = question_scores(preferences)
     ranked = sorted((d for d in drafts if d.id in scores), key=lambda d: (-scores[d.id], d.id))
     quarter = max(1, len(ranked) // 4)
-    same_target = settings.style == "continuation" and bool(task.answer.choices)
+    same_target = for_targets(task, settings)
     possible = [
         (top, bottom)
         for top in ranked[:quarter]
@@ -37,7 +37,7 @@ def question_pairs(
     pairs = []
     for top, bottom in possible[:count]:
         prompt = question_prompt(teacher, task, settings, top.seeds)
-        pairs.append(Pair("question", prompt, _written(task, settings, top, prompt), _written(task, settings, bottom, prompt),
+        pairs.append(Pair("question", prompt, _written(task, settings, top), _written(task, settings, bottom),
                           scores[top.id], scores[bottom.id], top.id, bottom.id))  # fmt: skip
     return pairs
 
@@ -70,10 +70,9 @@ def _reasoning(task: Task, settings: Settings, rationale: Rationale) -> str:
     return f" {text.rpartition(task.answer.open)[0].strip()}\n" if task.answer.choices else f" {text}"
 
 
-def _written(task: Task, settings: Settings, draft: Draft, prompt: str) -> str:
-    """What the teacher would have to write after the prompt to ask this one question."""
-    given = settings.style == "continuation" and bool(task.answer.choices)
+def _written(task: Task, settings: Settings, draft: Draft) -> str:
+    """What the teacher would have to write after the drafting prompt to ask this one question."""
+    given = for_targets(task, settings)
     number = len(draft.seeds) + 1
     whole = prompts.question_text(number, draft.input, draft.target, given=given)
-    opening = f"<Question_{number}>\n" + ("<target>" if given else "<input>")
-    return whole.removeprefix(opening)
+    return whole.removeprefix(prompts.opening(number, given=given))

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from edgearte.answers import extract
+from edgearte.answers import extract, spelled
 from edgearte.arte import prompts, vote
 from edgearte.arte.verify import Verifier
 from edgearte.lm.base import LM, Completion, Prompt, Sampling, sharing
@@ -75,7 +75,7 @@ def draft_questions(
             verifier.dropped["not in the form asked for"] += max(missing, 0)
             for text, target in output["questions"]:
                 if verifier.accepts(text, target):
-                    fresh.append(_draft(purpose, item, text, target))
+                    fresh.append(_draft(purpose, item, text, spelled(target, task.answer)))
         if settings.vote and task.answer.choices:
             sure = vote.shares(teacher, task, fresh, store, label=f"{label.removesuffix('questions')}vote")
             believed = [d for d, share in zip(fresh, sure, strict=True) if share >= settings.vote]
@@ -126,6 +126,11 @@ def rationale_prompt(teacher: LM, task: Task, settings: Settings, text: str, tar
     return prompts.rationale_continuation(task, [q for q in task.seeds if q.rationale][:WORKED], text, target, strategy)
 
 
+def for_targets(task: Task, settings: Settings) -> bool:
+    """Whether each question is drafted *for* a given answer: a weak teacher can write to a label where it cannot label."""
+    return settings.style == "continuation" and bool(task.answer.choices)
+
+
 def naive(settings: Settings) -> str:
     """The strategy of alignment's rationale pairs and of the tailored set."""
     return prompts.NAIVE if settings.style == "chat" else ""
@@ -141,7 +146,7 @@ def _ask(task: Task, settings: Settings, purpose: str, index: int) -> dict[str, 
     """One prompt to be sent: which seeds it shows and, for a closed set of answers, which targets are wanted."""
     chance = random.Random(seed_of(settings.seed, purpose, index))
     pool, target = task.seeds, ""
-    if settings.style == "continuation" and task.answer.choices:
+    if for_targets(task, settings):
         # One target a prompt, each as often as any other; a weak teacher needs seeds of that very target to go on from.
         target = task.answer.choices[index % len(task.answer.choices)]
         pool = tuple(s for s in task.seeds if s.target == target) or task.seeds
@@ -151,29 +156,29 @@ def _ask(task: Task, settings: Settings, purpose: str, index: int) -> dict[str, 
 
 
 def _questions(teacher: LM, task: Task, settings: Settings, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    first = settings.shots + 1
-    given = settings.style == "continuation" and bool(task.answer.choices)
-    asked = []
-    for item in items:
-        first = len(item["seeds"]) + 1
-        pattern = ""
-        if settings.style == "continuation":
-            pattern = prompts.continuation_pattern(task, first, item["targets"], settings.question_tokens)
-        text = question_prompt(teacher, task, settings, item["seeds"])
-        asked.append(Prompt(text, seed=seed_of(settings.seed, item["purpose"], item["index"]), pattern=pattern))
-    last = f"</Question_{first + settings.per_prompt - 1}>"
+    asked = [_asked(teacher, task, settings, item) for item in items]
+    # A chat is told where to stop, and shows as many seeds in every prompt; a continuation ends with its pattern.
+    stop = (f"</Question_{settings.shots + settings.per_prompt}>",) if settings.style == "chat" else ()
     room = _room(settings, settings.question_tokens) * settings.per_prompt
-    sampling = Sampling(room, settings.temperature, settings.top_p, (last,))
-
-    def read(text: str) -> list[tuple[str, str]]:
-        if settings.style == "chat":
-            return prompts.read_chat(text, first)
-        return prompts.read_continuation(text, first, given=given)
-
+    outputs = teacher.generate(asked, Sampling(room, settings.temperature, settings.top_p, stop))
+    given = for_targets(task, settings)
     return [
-        {"questions": read(c.text)[: settings.per_prompt], "text": c.text, "tokens": _cost(c)}
-        for c in teacher.generate(asked, sampling)
+        {
+            "questions": prompts.read_questions(c.text, len(i["seeds"]) + 1, given=given)[: settings.per_prompt],
+            "text": c.text,
+            "tokens": _cost(c),
+        }
+        for i, c in zip(items, outputs, strict=True)
     ]
+
+
+def _asked(teacher: LM, task: Task, settings: Settings, item: dict[str, Any]) -> Prompt:
+    pattern = ""
+    if settings.style == "continuation":
+        first = len(item["seeds"]) + 1
+        pattern = prompts.continuation_pattern(task, first, item["targets"], settings.question_tokens)
+    text = question_prompt(teacher, task, settings, item["seeds"])
+    return Prompt(text, seed=seed_of(settings.seed, item["purpose"], item["index"]), pattern=pattern)
 
 
 def _draft(purpose: str, item: dict[str, Any], text: str, target: str) -> Draft:

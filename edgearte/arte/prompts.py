@@ -25,6 +25,11 @@ def question_text(number: int, text: str, target: str, *, given: bool) -> str:
     return f"<Question_{number}>\n{body}\n</Question_{number}>"
 
 
+def opening(number: int, *, given: bool) -> str:
+    """Where a question begins: a prompt breaks off after it, so that the teacher goes on from there."""
+    return f"<Question_{number}>\n" + ("<target>" if given else "<input>")
+
+
 def draft_chat(lm: LM, task: Task, seeds: Sequence[Question], count: int) -> str:
     """Paper 1a: description, seeds, and a request for more. The answer's first tag is written already, which a small teacher needs
     to keep the form."""
@@ -36,20 +41,22 @@ def draft_chat(lm: LM, task: Task, seeds: Sequence[Question], count: int) -> str
         "form. They must be new and differ from the examples and from each other in what they are about, in their "
         "wording and in their difficulty. Each target is the correct answer, written the way the examples write theirs."
     )
-    return lm.chat([{"role": "user", "content": ask}]) + f"<Question_{first}>\n<input>"
+    return lm.chat([{"role": "user", "content": ask}]) + opening(first, given=False)
 
 
-def read_chat(completion: str, first: int) -> list[tuple[str, str]]:
+def read_questions(completion: str, first: int, *, given: bool) -> list[tuple[str, str]]:
     """(input, target) of every complete question; the opening that the prompt ended with is put back."""
-    return [(a.strip(), b.strip()) for a, b in _QUESTION.findall(f"<Question_{first}>\n<input>" + completion)]
+    whole = opening(first, given=given) + completion
+    if given:
+        return [(b.strip(), a.strip()) for a, b in _GIVEN.findall(whole)]
+    return [(a.strip(), b.strip()) for a, b in _QUESTION.findall(whole)]
 
 
 def draft_continuation(task: Task, seeds: Sequence[Question]) -> str:
     """The pattern of the seeds, broken off where the next question begins."""
     given = bool(task.answer.choices)
     shown = "\n".join(question_text(i, s.input, s.target, given=given) for i, s in enumerate(seeds, 1))
-    opening = f"<Question_{len(seeds) + 1}>\n" + ("<target>" if given else "<input>")
-    return f"{task.description}\n\n{shown}\n{opening}"
+    return f"{task.description}\n\n{shown}\n{opening(len(seeds) + 1, given=given)}"
 
 
 def continuation_pattern(task: Task, first: int, targets: Sequence[str], tokens: int) -> str:
@@ -58,20 +65,14 @@ def continuation_pattern(task: Task, first: int, targets: Sequence[str], tokens:
     text = rf"[A-Z0-9][^<>\n]{{8,{tokens * CHARACTERS}}}"
     parts = []
     for number, target in enumerate(targets, first):
-        opening = "" if number == first else rf"<Question_{number}>\n<{'target' if target else 'input'}>"
+        begin = "" if number == first else opening(number, given=bool(target))
         body = (
             rf"{re.escape(target)}</target>\n<input>{text}</input>"
             if target
             else rf"{text}</input>\n<target>[^<>\n]{{1,80}}</target>"
         )
-        parts.append(rf"{opening}{body}\n</Question_{number}>")
+        parts.append(rf"{begin}{body}\n</Question_{number}>")
     return r"\n".join(parts)
-
-
-def read_continuation(completion: str, first: int, *, given: bool) -> list[tuple[str, str]]:
-    if given:
-        return [(b.strip(), a.strip()) for a, b in _GIVEN.findall("<target>" + completion)]
-    return read_chat(completion, first)
 
 
 def rationale_chat(lm: LM, task: Task, text: str, instruction: str) -> str:

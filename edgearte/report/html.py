@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgearte.errors import UserError
+from edgearte.files import write_text
 from edgearte.records import Artifact
 from edgearte.report import plots, words
 from edgearte.report.result import ArtifactResult, Result
@@ -49,14 +50,7 @@ class StoredType:
 def write_report(result: Result, path: Path) -> None:
     """Write the report of a build, over one that may stand there; the same result gives the same bytes. `UserError`
     where it cannot be written."""
-    text = render(result)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text, "utf-8")
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(f"{path}: the report could not be written: {error}") from error
+    write_text(path, render(result))
 
 
 def render(result: Result) -> str:

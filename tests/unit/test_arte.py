@@ -64,6 +64,29 @@ def test_a_chat_teacher_is_asked_as_in_paper_1a_and_read_tolerantly(tmp_path: Pa
     assert len(found.drafts[0].seeds) == 2
 
 
+def test_a_label_in_another_case_is_spelled_as_the_task_spells_it_before_the_vote(tmp_path: Path) -> None:
+    teacher = Scripted(
+        lambda p: "dim the lamp</input>\n<target>Lights</target></Question_3>",
+        lambda text, label: float("lamp" in text and label == " lights"),
+    )
+    asking = replace(CHAT, vote=0.3, attempts=1)
+    found = draft.draft_questions(teacher, TASK, asking, 1, Store(tmp_path), purpose="d", label="d")
+    assert [d.target for d in found.drafts] == ["lights"]
+
+
+def test_seeds_of_a_target_with_few_of_them_are_counted_prompt_by_prompt(tmp_path: Path) -> None:
+    """Prompts of one chunk may show different numbers of seeds, and so number their questions differently."""
+    more = replace(TASK, seeds=(*SEEDS, Question("s3", "turn it off", "lights", "it says lights")))
+
+    def go_on(prompt: Prompt) -> str:
+        target = next(t for t in TASK.answer.choices if f"<target>{t}</target>" in prompt.text)
+        return f"{target}</target>\n<input>more about {target} please</input>\n</Question_9>"
+
+    asking = replace(CONTINUE, attempts=1, per_prompt=1)
+    found = draft.draft_questions(Scripted(go_on), more, asking, 3, Store(tmp_path), purpose="d", label="d")
+    assert [(len(d.seeds), d.target) for d in found.drafts] == [(2, "lights"), (1, "music"), (1, "weather")]
+
+
 def test_bad_and_repeated_questions_are_dropped_with_their_reason(tmp_path: Path) -> None:
     lines = [
         "turn it on!|lights",
@@ -113,7 +136,7 @@ def test_what_a_pattern_allows_is_read_back(written: list[tuple[str, str]]) -> N
     completion = text.removeprefix(f"<Question_{first}>\n<target>")
     pattern = prompts.continuation_pattern(TASK, first, [b for _, b in written], 20)
     assert re.fullmatch(pattern, completion)
-    assert prompts.read_continuation(completion, first, given=True) == [(a.strip(), b) for a, b in written]
+    assert prompts.read_questions(completion, first, given=True) == [(a.strip(), b) for a, b in written]
 
 
 def test_rationales_by_strategy_and_their_answers(tmp_path: Path) -> None:

@@ -1,0 +1,18 @@
+"""Writing a file whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgearte.errors import UserError
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` beside `path` and then into its place; `UserError` where the disk does not take it."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, "utf-8")
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"{path}: could not be written: {error.strerror}") from error
