@@ -44,7 +44,8 @@ CREATE TABLE IF NOT EXISTS attempts (key TEXT NOT NULL, stage TEXT NOT NULL, pid
 @dataclass(frozen=True)
 class Entry:
     """One use of the store: the stage and its label, how many results it gave, how many were there before, the seconds they
-    took when they were computed, and the tokens that rows say they cost (their `tokens`)."""
+    took when they were computed, and the tokens that rows say they cost (their `tokens`). What one process uses twice costs
+    nothing the second time."""
 
     stage: str
     label: str
@@ -85,6 +86,7 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.ledger: list[Entry] = []
+        self._counted: set[str] = set()
         try:
             (root / "trees").mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(root / "store.sqlite", timeout=60, isolation_level=None)
@@ -120,11 +122,11 @@ class Store:
         chunks = [plain[i : i + chunk] for i in range(0, len(plain), chunk)]
         keys = [digest("rows", stage, version, options, c) for c in chunks]
         found: dict[str, list[Any]] = {}
-        seconds = 0.0
+        seconds: dict[str, float] = {}
         for key in keys:
             row = self._db.execute("SELECT seconds FROM chunks WHERE key = ?", (key,)).fetchone()
             if row is not None and key not in found:
-                seconds += row[0]
+                seconds[key] = row[0]
                 stored = self._db.execute("SELECT value FROM rows WHERE chunk = ? ORDER BY position", (key,))
                 found[key] = [json.loads(v) for (v,) in stored]
         cached = sum(len(found[k]) for k in keys if k in found)
@@ -141,12 +143,13 @@ class Store:
                 took = time.monotonic() - start
                 self._commit(key, stage, version, options, part, computed, took)
                 found[key] = computed
-                seconds += took
+                seconds[key] = took
                 bar.update(len(part))
-        values = [value for key in keys for value in found[key]]
-        tokens = sum(v.get("tokens", 0) for v in values if isinstance(v, dict))
-        self.ledger.append(Entry(stage, label or stage, len(plain), cached, seconds, tokens))
-        return values
+        new = [key for key in found if key not in self._counted]
+        self._counted.update(new)
+        tokens = sum(v.get("tokens", 0) for key in new for v in found[key] if isinstance(v, dict))
+        self.ledger.append(Entry(stage, label or stage, len(plain), cached, sum(seconds[key] for key in new), tokens))
+        return [value for key in keys for value in found[key]]
 
     def value(self, stage: str, version: int, options: Any, compute: Callable[[], Any], *, label: str = "") -> Any:
         """A single JSON value."""
@@ -158,7 +161,9 @@ class Store:
         path = self.root / "trees" / key
         if path.is_dir():  # the rename is the commit; the row beside it only remembers what it cost
             done = self._db.execute("SELECT seconds FROM trees WHERE key = ?", (key,)).fetchone()
-            self.ledger.append(Entry(stage, label or stage, 1, 1, done[0] if done else 0.0))
+            took = done[0] if done and key not in self._counted else 0.0
+            self._counted.add(key)
+            self.ledger.append(Entry(stage, label or stage, 1, 1, took))
             return path
         start = time.monotonic()
         self._attempt(key, stage)
@@ -175,6 +180,7 @@ class Store:
         took = time.monotonic() - start
         self._write("INSERT OR REPLACE INTO trees VALUES (?,?,?,?,?,?)",
                     [(key, stage, version, canonical(options), took, time.time())])  # fmt: skip
+        self._counted.add(key)
         self.ledger.append(Entry(stage, label or stage, 1, 0, took))
         return path
 

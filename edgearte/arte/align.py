@@ -20,18 +20,19 @@ def question_pairs(
     """Up to `count` pairs of a question from the top quarter by s_q against one from the bottom quarter, drawn at random.
 
     The prompt is the drafting prompt of the chosen question, with the seeds it was drafted from. Pairs without a gap in the
-    scores teach nothing and are left out; for a closed set of answers both questions of a pair ask for the same one, since the
-    prompt of a continuation names it.
+    scores teach nothing and are left out. Questions that were drafted for a given answer are ranked among those for the same
+    one: the prompt names it.
     """
     scores = question_scores(preferences)
     ranked = sorted((d for d in drafts if d.id in scores), key=lambda d: (-scores[d.id], d.id))
-    quarter = max(1, len(ranked) // 4)
-    same_target = for_targets(task, settings)
+    groups = [[d for d in ranked if d.target == target] for target in sorted({d.target for d in ranked})]
     possible = [
         (top, bottom)
-        for top in ranked[:quarter]
-        for bottom in ranked[-quarter:]
-        if scores[top.id] > scores[bottom.id] and (not same_target or top.target == bottom.target)
+        for group in (groups if for_targets(task, settings) else [ranked])
+        for quarter in [max(1, len(group) // 4)]
+        for top in group[:quarter]
+        for bottom in group[-quarter:]
+        if scores[top.id] > scores[bottom.id]
     ]
     random.Random(seed_of(settings.seed, "question pairs")).shuffle(possible)
     pairs = []

@@ -123,3 +123,18 @@ def test_keys_do_not_depend_on_the_order_of_a_mapping(value: dict[str, Any]) -> 
 def test_seeds_differ_by_content_and_repeat() -> None:
     assert seed_of("a", 1) == seed_of("a", 1) != seed_of("a", 2)
     assert 0 <= seed_of("a") < 2**63
+
+
+def test_what_one_build_uses_twice_costs_nothing_the_second_time(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+
+    def compute(part: list[str]) -> list[dict[str, int]]:
+        return [{"tokens": 10} for _ in part]
+
+    for label in ("teacher", "student"):
+        store.rows("s", 1, {}, ["a", "b"], compute, chunk=1, label=label)
+        store.tree("t", 1, {}, lambda out: (out / "f").write_text("x") and None, label=label)
+    assert [(e.label, e.rows, e.cached, e.tokens) for e in store.ledger] == [
+        ("teacher", 2, 0, 20), ("teacher", 1, 0, 0), ("student", 2, 2, 0), ("student", 1, 1, 0)
+    ]  # fmt: skip
+    assert [e.seconds > 0 for e in store.ledger] == [True, True, False, False]
