@@ -23,12 +23,13 @@ def question_pairs(
     scores teach nothing and are left out. Questions that were drafted for a given answer are ranked among those for the same
     one: the prompt names it.
     """
+    targeted = for_targets(task, settings)
     scores = question_scores(preferences)
     ranked = sorted((d for d in drafts if d.id in scores), key=lambda d: (-scores[d.id], d.id))
     groups = [[d for d in ranked if d.target == target] for target in sorted({d.target for d in ranked})]
     possible = [
         (top, bottom)
-        for group in (groups if for_targets(task, settings) else [ranked])
+        for group in (groups if targeted else [ranked])
         for quarter in [max(1, len(group) // 4)]
         for top in group[:quarter]
         for bottom in group[-quarter:]
@@ -37,8 +38,9 @@ def question_pairs(
     random.Random(seed_of(settings.seed, "question pairs")).shuffle(possible)
     pairs = []
     for top, bottom in possible[:count]:
-        prompt = question_prompt(teacher, task, settings, top.seeds)
-        pairs.append(Pair("question", prompt, _written(task, settings, top), _written(task, settings, bottom),
+        target = top.target if targeted else ""
+        prompt = question_prompt(teacher, task, settings, top.seeds, target)
+        pairs.append(Pair("question", prompt, _written(top, target), _written(bottom, target),
                           scores[top.id], scores[bottom.id], top.id, bottom.id))  # fmt: skip
     return pairs
 
@@ -71,9 +73,8 @@ def _reasoning(task: Task, settings: Settings, rationale: Rationale) -> str:
     return f" {text.rpartition(task.answer.open)[0].strip()}\n" if task.answer.choices else f" {text}"
 
 
-def _written(task: Task, settings: Settings, draft: Draft) -> str:
+def _written(draft: Draft, target: str) -> str:
     """What the teacher would have to write after the drafting prompt to ask this one question."""
-    given = for_targets(task, settings)
     number = len(draft.seeds) + 1
-    whole = prompts.question_text(number, draft.input, draft.target, given=given)
-    return whole.removeprefix(prompts.opening(number, given=given))
+    whole = prompts.question_text(number, draft.input, draft.target, given=bool(target))
+    return whole.removeprefix(prompts.opening(number, target))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Any
 
 from edgearte.answers import extract, spelled
@@ -21,6 +22,7 @@ from edgearte.task import Task
 VERSION = 1
 PROMPTS = 32  # prompts of a chunk
 RATIONALES = 32  # rationales of a chunk
+SURPLUS = 4  # prompts sent for each one whose questions are still missing, once the first round is over
 WORKED = 6  # seeds shown when a continuation explains an answer
 
 
@@ -56,23 +58,31 @@ def draft_questions(
     """`count` verified questions, or as many as `settings.attempts` rounds of prompts bring.
 
     `purpose` keys the random choices, so that the unaligned and the aligned teacher see the same seeds when they write for the
-    same purpose.
+    same purpose. Where questions are drafted for given answers, every answer gets its share as far as the teacher can write to
+    it: a student taught one label too often says it too often.
     """
     verifier = Verifier(task, settings.near_copy)
-    kept: list[Draft] = []
+    targeted = for_targets(task, settings)
+    targets = task.answer.choices if targeted else ("",)
+    share = -(-count // len(targets))
+    kept: dict[str, list[Draft]] = {t: [] for t in targets}
+    spare: list[Draft] = []
     asked = 0
     wave = max(1, -(-count // settings.per_prompt))
     for attempt in range(settings.attempts):
-        items = [_ask(task, settings, purpose, attempt * wave + i) for i in range(wave)]
+        wanted = [t for t in targets if len(kept[t]) < share]
+        missing = count - sum(map(len, kept.values()))
+        size = min(wave, SURPLUS * -(-missing // settings.per_prompt))
+        items = [_ask(task, settings, purpose, attempt * wave + i, wanted[i % len(wanted)]) for i in range(size)]
         outputs = store.rows(
             "draft questions", VERSION, _options(teacher, task, settings), items,
             lambda part: _questions(teacher, task, settings, part), chunk=PROMPTS, label=label,
         )  # fmt: skip
-        asked += wave * settings.per_prompt
+        asked += size * settings.per_prompt
         fresh = []
         for item, output in zip(items, outputs, strict=True):
-            missing = settings.per_prompt - len(output["questions"])
-            verifier.dropped["not in the form asked for"] += max(missing, 0)
+            unread = settings.per_prompt - len(output["questions"])
+            verifier.dropped["not in the form asked for"] += max(unread, 0)
             for text, target in output["questions"]:
                 if verifier.accepts(text, target):
                     fresh.append(_draft(purpose, item, text, spelled(target, task.answer)))
@@ -81,11 +91,14 @@ def draft_questions(
             believed = [d for d, share in zip(fresh, sure, strict=True) if share >= settings.vote]
             verifier.dropped["target not confirmed by a vote"] += len(fresh) - len(believed)
             fresh = believed
-        kept += fresh
-        if len(kept) >= count:
+        for d in fresh:
+            own = kept[d.target if targeted else ""]
+            (own if len(own) < share else spare).append(d)
+        if sum(map(len, kept.values())) >= count:
             break
     dropped = {reason: n for reason, n in verifier.dropped.items() if n}
-    return Drafted(tuple(kept[:count]), asked, dropped)
+    drafts = [d for turn in zip_longest(*kept.values()) for d in turn if d] + spare
+    return Drafted(tuple(drafts[:count]), asked, dropped)
 
 
 def draft_rationales(
@@ -109,13 +122,14 @@ def draft_rationales(
     return tuple(replace(d, rationales=tuple(by_draft.get(d.id, ()))) for d in drafts)
 
 
-def question_prompt(teacher: LM, task: Task, settings: Settings, seeds: Sequence[str]) -> str:
-    """The drafting prompt that shows these seeds (by id); alignment's question pairs are made on it."""
+def question_prompt(teacher: LM, task: Task, settings: Settings, seeds: Sequence[str], target: str) -> str:
+    """The drafting prompt that shows these seeds (by id) and asks for `target`, if for any; alignment's question pairs are made
+    on it."""
     by_id = {q.id: q for q in task.seeds}
     shown = [by_id[s] for s in seeds]
     if settings.style == "chat":
         return prompts.draft_chat(teacher, task, shown, settings.per_prompt)
-    return prompts.draft_continuation(task, shown)
+    return prompts.draft_continuation(task, shown, target)
 
 
 def rationale_prompt(teacher: LM, task: Task, settings: Settings, text: str, target: str, strategy: str) -> str:
@@ -142,15 +156,14 @@ def _options(teacher: LM, task: Task, settings: Settings) -> dict[str, Any]:
     return {"teacher": teacher.identity, "task": task.description, "answer": task.answer, "seeds": seeds, **kept}
 
 
-def _ask(task: Task, settings: Settings, purpose: str, index: int) -> dict[str, Any]:
-    """One prompt to be sent: which seeds it shows and, for a closed set of answers, which targets are wanted."""
+def _ask(task: Task, settings: Settings, purpose: str, index: int, target: str) -> dict[str, Any]:
+    """One prompt to be sent: which seeds it shows and which target its questions are drafted for, if for any."""
     chance = random.Random(seed_of(settings.seed, purpose, index))
-    pool, target = task.seeds, ""
-    if for_targets(task, settings):
-        # One target a prompt, each as often as any other; a weak teacher needs seeds of that very target to go on from.
-        target = task.answer.choices[index % len(task.answer.choices)]
-        pool = tuple(s for s in task.seeds if s.target == target) or task.seeds
+    # A weak teacher needs seeds of that very target to go on from.
+    pool = tuple(s for s in task.seeds if s.target == target) or task.seeds
     seeds = chance.sample(pool, min(settings.shots, len(pool)))
+    if target:  # in one order, so that prompts for one target are alike, and read once
+        seeds.sort(key=pool.index)
     targets = [target] * settings.per_prompt
     return {"purpose": purpose, "index": index, "seeds": [s.id for s in seeds], "targets": targets}
 
@@ -161,10 +174,9 @@ def _questions(teacher: LM, task: Task, settings: Settings, items: list[dict[str
     stop = (f"</Question_{settings.shots + settings.per_prompt}>",) if settings.style == "chat" else ()
     room = _room(settings, settings.question_tokens) * settings.per_prompt
     outputs = teacher.generate(asked, Sampling(room, settings.temperature, settings.top_p, stop))
-    given = for_targets(task, settings)
     return [
         {
-            "questions": prompts.read_questions(c.text, len(i["seeds"]) + 1, given=given)[: settings.per_prompt],
+            "questions": prompts.read_questions(c.text, len(i["seeds"]) + 1, i["targets"][0])[: settings.per_prompt],
             "text": c.text,
             "tokens": _cost(c),
         }
@@ -176,9 +188,9 @@ def _asked(teacher: LM, task: Task, settings: Settings, item: dict[str, Any]) ->
     pattern = ""
     if settings.style == "continuation":
         first = len(item["seeds"]) + 1
-        pattern = prompts.continuation_pattern(task, first, item["targets"], settings.question_tokens)
-    text = question_prompt(teacher, task, settings, item["seeds"])
-    return Prompt(text, seed=seed_of(settings.seed, item["purpose"], item["index"]), pattern=pattern)
+        pattern = prompts.continuation_pattern(first, item["targets"], settings.question_tokens)
+    shown = question_prompt(teacher, task, settings, item["seeds"], item["targets"][0])
+    return Prompt("", prefix=shown, seed=seed_of(settings.seed, item["purpose"], item["index"]), pattern=pattern)
 
 
 def _draft(purpose: str, item: dict[str, Any], text: str, target: str) -> Draft:

@@ -25,9 +25,10 @@ def question_text(number: int, text: str, target: str, *, given: bool) -> str:
     return f"<Question_{number}>\n{body}\n</Question_{number}>"
 
 
-def opening(number: int, *, given: bool) -> str:
-    """Where a question begins: a prompt breaks off after it, so that the teacher goes on from there."""
-    return f"<Question_{number}>\n" + ("<target>" if given else "<input>")
+def opening(number: int, target: str = "") -> str:
+    """How a question begins, up to its text; with the target first where it is drafted for one. A drafting prompt breaks off
+    after it, so that the teacher goes on from there."""
+    return f"<Question_{number}>\n" + (f"<target>{target}</target>\n<input>" if target else "<input>")
 
 
 def draft_chat(lm: LM, task: Task, seeds: Sequence[Question], count: int) -> str:
@@ -41,38 +42,33 @@ def draft_chat(lm: LM, task: Task, seeds: Sequence[Question], count: int) -> str
         "form. They must be new and differ from the examples and from each other in what they are about, in their "
         "wording and in their difficulty. Each target is the correct answer, written the way the examples write theirs."
     )
-    return lm.chat([{"role": "user", "content": ask}]) + opening(first, given=False)
+    return lm.chat([{"role": "user", "content": ask}]) + opening(first)
 
 
-def read_questions(completion: str, first: int, *, given: bool) -> list[tuple[str, str]]:
+def read_questions(completion: str, first: int, target: str = "") -> list[tuple[str, str]]:
     """(input, target) of every complete question; the opening that the prompt ended with is put back."""
-    whole = opening(first, given=given) + completion
-    if given:
+    whole = opening(first, target) + completion
+    if target:
         return [(b.strip(), a.strip()) for a, b in _GIVEN.findall(whole)]
     return [(a.strip(), b.strip()) for a, b in _QUESTION.findall(whole)]
 
 
-def draft_continuation(task: Task, seeds: Sequence[Question]) -> str:
-    """The pattern of the seeds, broken off where the next question begins."""
-    given = bool(task.answer.choices)
-    shown = "\n".join(question_text(i, s.input, s.target, given=given) for i, s in enumerate(seeds, 1))
-    return f"{task.description}\n\n{shown}\n{opening(len(seeds) + 1, given=given)}"
+def draft_continuation(task: Task, seeds: Sequence[Question], target: str) -> str:
+    """The pattern of the seeds, broken off where the text of the next question begins. With a closed set of answers that one is
+    drafted *for* a target, since a weak teacher can write to a label where it cannot label what it wrote."""
+    shown = "\n".join(question_text(i, s.input, s.target, given=bool(target)) for i, s in enumerate(seeds, 1))
+    return f"{task.description}\n\n{shown}\n{opening(len(seeds) + 1, target)}"
 
 
-def continuation_pattern(task: Task, first: int, targets: Sequence[str], tokens: int) -> str:
-    """What a continuation must look like: with a closed set of answers each question is drafted *for* a target, since a weak
-    teacher can write to a label where it cannot label what it wrote."""
-    text = rf"[A-Z0-9][^<>\n]{{8,{tokens * CHARACTERS}}}"
+def continuation_pattern(first: int, targets: Sequence[str], tokens: int) -> str:
+    """What a continuation must look like, from the text of its first question to that of the last (or, where no target is
+    given, to its target): no token is spent on what is known."""
+    text = rf"[A-Z0-9][^<>\n]{{8,{tokens * CHARACTERS}}}</input>"
     parts = []
     for number, target in enumerate(targets, first):
-        begin = "" if number == first else opening(number, given=bool(target))
-        body = (
-            rf"{re.escape(target)}</target>\n<input>{text}</input>"
-            if target
-            else rf"{text}</input>\n<target>[^<>\n]{{1,80}}</target>"
-        )
-        parts.append(rf"{begin}{body}\n</Question_{number}>")
-    return r"\n".join(parts)
+        begin = "" if number == first else f"\n</Question_{number - 1}>\n{re.escape(opening(number, target))}"
+        parts.append(begin + text + ("" if target else r"\n<target>[^<>\n]{1,80}</target>"))
+    return "".join(parts)
 
 
 def rationale_chat(lm: LM, task: Task, text: str, instruction: str) -> str:

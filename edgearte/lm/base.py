@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from os.path import commonpath
+from os.path import commonprefix
 from typing import Protocol
 
 
@@ -24,7 +24,7 @@ class Prompt:
 
 def sharing(texts: Sequence[str], patterns: Sequence[str] = ()) -> list[Prompt]:
     """Prompts that declare what all texts begin with as their shared prefix. Greedy ones: their seeds are alike."""
-    prefix = commonpath(list(texts))
+    prefix = commonprefix(list(texts))  # noqa: RUF071 (characters are meant, not path components)
     return [
         Prompt(text[len(prefix) :], prefix=prefix, pattern=pattern)
         for text, pattern in zip(texts, patterns or [""] * len(texts), strict=True)

@@ -197,29 +197,43 @@ class TransformersLM:
         return self._grammar
 
     def loglikelihood(self, pairs: Sequence[tuple[Prompt, str]]) -> list[Score]:
-        ends = [self.tokenizer(continuation, add_special_tokens=False)["input_ids"] for _, continuation in pairs]
-        ids = [self.tokens(p.prefix + p.text) + end for (p, _), end in zip(pairs, ends, strict=True)]
+        # A continuation's last token is predicted, never read: so continuations of one token share the row of their prompt.
+        rows: dict[tuple[int, ...], int] = {}
+        prompts: list[Prompt] = []
+        asked: list[list[tuple[int, list[int]]]] = []  # by row: pairs with the tokens of their continuation
+        for k, (prompt, continuation) in enumerate(pairs):
+            end = self.tokenizer(continuation, add_special_tokens=False)["input_ids"]
+            at = rows.setdefault((*self.tokens(prompt.prefix + prompt.text), *end[:-1]), len(rows))
+            if at == len(prompts):
+                prompts.append(prompt)
+                asked.append([])
+            asked[at].append((k, end))
+        ids = [list(row) for row in rows]
         scores: dict[int, Score] = {}
-        for batch in _batches([p for p, _ in pairs], ids, 0):
-            part = self._scores([pairs[i][0] for i in batch], [ids[i] for i in batch], [len(ends[i]) for i in batch])
-            scores.update(zip(batch, part, strict=True))
-        return [scores[i] for i in range(len(pairs))]
+        for batch in _batches(prompts, ids, 0):
+            wanted = [asked[i] for i in batch]
+            logprobs = self._logprobs(
+                [prompts[i] for i in batch], [ids[i] for i in batch], max(len(end) for row in wanted for _, end in row)
+            )
+            for of_row, row in zip(logprobs, wanted, strict=True):
+                for k, end in row:
+                    taken = of_row[-len(end) :].gather(-1, of_row.new_tensor(end, dtype=int)[:, None])
+                    scores[k] = Score(float(taken.sum()), len(end))
+        return [scores[k] for k in range(len(pairs))]
 
-    def _scores(self, prompts: list[Prompt], ids: list[list[int]], ends: list[int]) -> list[Score]:
+    def _logprobs(self, prompts: list[Prompt], ids: list[list[int]], keep: int) -> torch.Tensor:
+        """Log-probabilities of what follows each of a row's last `keep` tokens: rows x keep x vocabulary."""
         import torch
 
-        keep = max(ends) + 1
         cache, width, rows, mask = self._layout(prompts, ids, own=keep)
         position = (mask.cumsum(-1) - 1).clamp(min=0)
         with torch.inference_mode():
-            # Every continuation ends at the last position, and only those positions need logits.
             logits = self.model(
                 input_ids=rows[:, width:], attention_mask=mask, position_ids=position[:, width:],
                 past_key_values=cache, use_cache=cache is not None, logits_to_keep=keep,
             ).logits  # fmt: skip
-            logprobs = logits[:, -keep:-1].float().log_softmax(-1)
-            taken = logprobs.gather(-1, rows[:, -(keep - 1) :, None])[..., 0]
-        return [Score(float(row[len(row) - n :].sum()), n) for row, n in zip(taken, ends, strict=True)]
+            scores: torch.Tensor = logits[:, -keep:].float().log_softmax(-1)
+        return scores
 
 
 def _common(ids: list[list[int]], own: int) -> int:

@@ -57,7 +57,7 @@ def test_a_chat_teacher_is_asked_as_in_paper_1a_and_read_tolerantly(tmp_path: Pa
                                  "\n<target> music </target></Question_4><Question_5><input>cut off")  # fmt: skip
     found = draft.draft_questions(teacher, TASK, CHAT, 2, Store(tmp_path), purpose="draft", label="d")
     assert [(d.input, d.target) for d in found.drafts] == [("dim the lamp", "lights"), ("rock please", "music")]
-    asked = teacher.asked[0].text
+    asked = teacher.asked[0].prefix
     assert TASK.description in asked
     assert "brainstorm 2 more" in asked
     assert asked.endswith("<Question_3>\n<input>")
@@ -79,12 +79,27 @@ def test_seeds_of_a_target_with_few_of_them_are_counted_prompt_by_prompt(tmp_pat
     more = replace(TASK, seeds=(*SEEDS, Question("s3", "turn it off", "lights", "it says lights")))
 
     def go_on(prompt: Prompt) -> str:
-        target = next(t for t in TASK.answer.choices if f"<target>{t}</target>" in prompt.text)
-        return f"{target}</target>\n<input>more about {target} please</input>\n</Question_9>"
+        target = next(t for t in TASK.answer.choices if f"<target>{t}</target>" in prompt.prefix)
+        return f"more about {target} please</input>"
 
     asking = replace(CONTINUE, attempts=1, per_prompt=1)
     found = draft.draft_questions(Scripted(go_on), more, asking, 3, Store(tmp_path), purpose="d", label="d")
     assert [(len(d.seeds), d.target) for d in found.drafts] == [(2, "lights"), (1, "music"), (1, "weather")]
+
+
+def test_every_answer_gets_its_share_of_the_drafts_as_far_as_the_teacher_can_write_to_it(tmp_path: Path) -> None:
+    def go_on(prompt: Prompt) -> str:
+        """Writes well for lights, only now and then for music, and never for the weather."""
+        target = prompt.prefix.rpartition("</target>")[0].rpartition("<target>")[2]
+        word = "".join(chr(97 + int(c)) for c in str(prompt.seed))
+        text = f"{word} {target}" if target == "lights" or (target == "music" and prompt.seed % 3 == 0) else "x"
+        return f"{text}</input>"
+
+    asking = replace(CONTINUE, attempts=6, per_prompt=1)
+    found = draft.draft_questions(Scripted(go_on), TASK, asking, 9, Store(tmp_path), purpose="d", label="d")
+    drafted = [d.target for d in found.drafts]
+    assert drafted == ["lights", "music"] * 3, "in turn, so that a set cut short is balanced too"
+    assert found.asked > 9
 
 
 def test_bad_and_repeated_questions_are_dropped_with_their_reason(tmp_path: Path) -> None:
@@ -116,9 +131,9 @@ def test_a_continuation_drafts_for_each_target_in_turn_and_shows_its_seeds(tmp_p
     teacher = Scripted(lambda p: "")
     draft.draft_questions(teacher, TASK, replace(CONTINUE, attempts=1), 6, Store(tmp_path), purpose="d", label="d")
     for prompt, target in zip(teacher.asked, TASK.answer.choices, strict=True):
-        assert f"<target>{target}</target>" in prompt.text
+        assert f"<target>{target}</target>" in prompt.prefix
         assert target in prompt.pattern
-        assert not any(f"<target>{other}</target>" in prompt.text for other in TASK.answer.choices if other != target)
+        assert not any(f"<target>{other}</target>" in prompt.prefix for other in TASK.answer.choices if other != target)
 
 
 @given(
@@ -133,10 +148,11 @@ def test_what_a_pattern_allows_is_read_back(written: list[tuple[str, str]]) -> N
 
     first = 4
     text = "\n".join(prompts.question_text(i, a, b, given=True) for i, (a, b) in enumerate(written, first))
-    completion = text.removeprefix(f"<Question_{first}>\n<target>")
-    pattern = prompts.continuation_pattern(TASK, first, [b for _, b in written], 20)
+    target, last = written[0][1], first + len(written) - 1
+    completion = text.removeprefix(prompts.opening(first, target)).removesuffix(f"\n</Question_{last}>")
+    pattern = prompts.continuation_pattern(first, [b for _, b in written], 20)
     assert re.fullmatch(pattern, completion)
-    assert prompts.read_questions(completion, first, given=True) == [(a.strip(), b) for a, b in written]
+    assert prompts.read_questions(completion, first, target) == [(a.strip(), b) for a, b in written]
 
 
 def test_rationales_by_strategy_and_their_answers(tmp_path: Path) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from edgearte.lm.base import Prompt, Sampling
+from edgearte.lm.base import Prompt, Sampling, sharing
 from edgearte.lm.hf import TransformersLM, form
 
 QUESTIONS = (
@@ -112,3 +113,27 @@ def test_the_form_of_a_template_is_told(tiny_model: Path, tmp_path: Path) -> Non
         tokenizer.save_pretrained(folder)
         (folder / "config.json").write_bytes((tiny_model / "config.json").read_bytes())
         assert form(folder) == expected
+
+
+def test_what_texts_begin_with_is_shared_to_the_character() -> None:
+    """Slashes and points of a text are no path."""
+    texts = ["one <ans>1</ans>. two <ans>2.//./x</ans> play it", "one <ans>1</ans>. two <ans>2.//./x</ans> pause it"]
+    shared = sharing(texts)
+    assert [p.prefix + p.text for p in shared] == texts
+    assert shared[0].prefix.endswith("</ans> p")
+    assert [p.prefix + p.text for p in sharing(["a", "a"])] == ["a", "a"]
+
+
+def test_labels_of_one_question_are_read_in_one_row(lm: TransformersLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    layout = TransformersLM._layout
+
+    def spied(self: TransformersLM, prompts: list[Prompt], ids: list[list[int]], *, own: int) -> Any:
+        calls.append(len(prompts))
+        return layout(self, prompts, ids, own=own)
+
+    monkeypatch.setattr(TransformersLM, "_layout", spied)
+    pairs = [(Prompt(q), label) for q in QUESTIONS for label in (" music", " lights", " weather")]
+    scores = lm.loglikelihood(pairs)
+    assert sum(calls) == len(QUESTIONS)
+    assert len({s.logprob for s in scores}) == len(pairs)

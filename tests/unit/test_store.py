@@ -133,7 +133,7 @@ def test_what_one_build_uses_twice_costs_nothing_the_second_time(tmp_path: Path)
 
     for label in ("teacher", "student"):
         store.rows("s", 1, {}, ["a", "b"], compute, chunk=1, label=label)
-        store.tree("t", 1, {}, lambda out: (out / "f").write_text("x") and None, label=label)
+        store.tree("t", 1, {}, lambda out: (out / "f").touch(), label=label)
     assert [(e.label, e.rows, e.cached, e.tokens) for e in store.ledger] == [
         ("teacher", 2, 0, 20), ("teacher", 1, 0, 0), ("student", 2, 2, 0), ("student", 1, 1, 0)
     ]  # fmt: skip
