@@ -1,33 +1,72 @@
-"""What edgearte adds to transformers' decoding loop: samples keyed per row, stops at a text, and patterns to be matched."""
+"""How the next token of a row is chosen: samples keyed per row, and patterns to be matched; and when a row has ended.
+
+`Processors` gives the same choices to transformers' `generate`, for the models that slots cannot hold.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from edgearte.lm.base import Sampling
 
 if TYPE_CHECKING:
     import torch
 
+WINDOW = 24  # tokens in which a stop string is looked for: longer than any in use
 
-class KeyedSampling:
-    """Sampling as a logits processor in front of a greedy choice: the token is picked by inverting the cumulative distribution
-    at a uniform number that is keyed by (row seed, step), so a row's sample depends on nothing but the row."""
 
-    def __init__(self, seeds: Sequence[int], start: int, temperature: float, top_p: float) -> None:
-        self.seeds, self.start, self.temperature, self.top_p = list(seeds), start, temperature, top_p
+@dataclass
+class Row:
+    """One completion in the making: the prompt's tokens, of which the first `shared` stand in a prefix, and what was written."""
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        import torch
-        from transformers import TopPLogitsWarper
+    prefix: str
+    ids: list[int]
+    seed: int
+    matcher: Any = None  # llguidance's automaton for the row's pattern
+    shared: int = 0
+    new: list[int] = field(default_factory=list)
+    ended: str = ""
 
-        scores = scores.float() / self.temperature
-        if self.top_p < 1:
-            scores = TopPLogitsWarper(self.top_p)(input_ids, scores)
-        cumulative = scores.softmax(-1).double().cumsum(-1)
-        step = input_ids.shape[1] - self.start
-        uniform = torch.tensor([[_uniform(s, step)] for s in self.seeds], dtype=torch.float64, device=scores.device)
-        chosen = torch.searchsorted(cumulative, uniform * cumulative[:, -1:]).clamp(max=scores.shape[-1] - 1)
-        return torch.full_like(scores, float("-inf")).scatter(1, chosen, 0.0)
+
+def choose(logits: torch.Tensor, rows: Sequence[Row], sampling: Sampling) -> list[int]:
+    """The next token of each row; `logits` is rows x vocabulary, and may be written over."""
+    for scores, row in zip(logits, rows, strict=True):
+        if row.matcher is not None:
+            allow(scores, row.matcher)
+    greedy = sampling.temperature == 0
+    picked = logits.argmax(-1) if greedy else sample(logits, [(r.seed, len(r.new)) for r in rows], sampling)
+    tokens: list[int] = picked.tolist()
+    return tokens
+
+
+def allow(scores: torch.Tensor, matcher: Any) -> None:
+    """Rule out every token with which the text could no longer become one that matches; in place."""
+    import llguidance.numpy
+    import numpy as np
+    import torch
+
+    # llguidance's own torch helper compiles C++ at its first call; unpacking the bits takes no time either.
+    packed = llguidance.numpy.allocate_token_bitmask(1, len(scores))
+    llguidance.numpy.fill_next_token_bitmask(matcher, packed, 0)
+    allowed = np.unpackbits(packed.view(np.uint8), bitorder="little")[: len(scores)].astype(bool)
+    scores.masked_fill_(torch.from_numpy(~allowed).to(scores.device), float("-inf"))
+
+
+def sample(logits: torch.Tensor, keys: Sequence[tuple[int, int]], sampling: Sampling) -> torch.Tensor:
+    """Tokens by inverting the cumulative distribution at a uniform number keyed by (row's seed, step), so that a sample depends
+    on nothing but its row."""
+    import torch
+    from transformers import TopPLogitsWarper
+
+    scores = logits.float() / sampling.temperature
+    if sampling.top_p < 1:
+        scores = TopPLogitsWarper(sampling.top_p)(None, scores)
+    cumulative = scores.softmax(-1).double().cumsum(-1)
+    uniform = torch.tensor([[_uniform(*key)] for key in keys], dtype=torch.float64, device=logits.device)
+    at = torch.searchsorted(cumulative, uniform * cumulative[:, -1:])
+    return at.clamp(max=logits.shape[-1] - 1)[:, 0]
 
 
 def _uniform(seed: int, step: int) -> float:
@@ -36,55 +75,29 @@ def _uniform(seed: int, step: int) -> float:
     return float(np.random.Generator(np.random.Philox(key=[seed, step])).random())
 
 
-class StopAtText:
-    """Ends a row once its new text holds one of the stop strings."""
+def take(rows: Sequence[Row], tokens: Sequence[int], tokenizer: Any, eos: Sequence[int], sampling: Sampling) -> None:
+    """Append each row's token and see whether it has ended: by EOS or the end of its pattern, at a stop string, or by length."""
+    for row, token in zip(rows, tokens, strict=True):
+        row.new.append(token)
+        if row.matcher is not None and not row.matcher.is_stopped():
+            row.matcher.consume_token(token)
+        if token in eos or (row.matcher is not None and row.matcher.is_stopped()):
+            row.ended = "eos"
+        elif len(row.new) == sampling.max_tokens:
+            row.ended = "length"
+    if sampling.stop:
+        texts = tokenizer.batch_decode([r.new[-WINDOW:] for r in rows], skip_special_tokens=True)
+        for row, text in zip(rows, texts, strict=True):
+            if any(s in text for s in sampling.stop):
+                row.ended = "stop"
 
-    WINDOW = 24  # tokens looked at: longer than any stop string in use
 
-    def __init__(self, tokenizer: Any, start: int, stop: Sequence[str]) -> None:
-        self.tokenizer, self.start, self.stop = tokenizer, start, tuple(stop)
+def matchers(tokenizer: Any, patterns: Sequence[str]) -> list[Any]:
+    """llguidance's automaton of each pattern; None where there is none."""
+    import llguidance
 
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        import torch
-
-        tail = input_ids[:, max(self.start, input_ids.shape[1] - self.WINDOW) :]
-        texts = self.tokenizer.batch_decode(tail, skip_special_tokens=True)
-        hits = [any(s in text for s in self.stop) for text in texts]
-        return torch.tensor(hits, device=input_ids.device)
-
-
-class Patterns:
-    """Constrained decoding: each row's completion must match its regular expression (llguidance keeps the automata)."""
-
-    def __init__(self, tokenizer: Any, patterns: Sequence[str], start: int, eos: Sequence[int]) -> None:
-        import llguidance
-
-        self.start, self.eos = start, list(eos)
-        self.matchers = [
-            llguidance.LLMatcher(tokenizer, llguidance.LLMatcher.grammar_from_regex(p)) if p else None for p in patterns
-        ]
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        import llguidance.numpy
-        import numpy as np
-        import torch
-
-        width = scores.shape[-1]
-        for row, matcher in enumerate(self.matchers):
-            if matcher is None:
-                continue
-            if input_ids.shape[1] > self.start and not matcher.is_stopped():
-                matcher.consume_token(int(input_ids[row, -1]))
-            if matcher.is_stopped():
-                keep = torch.tensor(self.eos, device=scores.device)
-                scores[row] = torch.full_like(scores[row], float("-inf")).index_fill(0, keep, 0.0)
-                continue
-            # llguidance's own torch helper compiles C++ at its first call; unpacking the bits takes no time either.
-            packed = llguidance.numpy.allocate_token_bitmask(1, width)
-            llguidance.numpy.fill_next_token_bitmask(matcher, packed, 0)
-            allowed = np.unpackbits(packed.view(np.uint8), bitorder="little")[:width].astype(bool)
-            scores[row].masked_fill_(torch.from_numpy(~allowed).to(scores.device), float("-inf"))
-        return scores
+    grammar = llguidance.LLMatcher.grammar_from_regex
+    return [llguidance.LLMatcher(tokenizer, grammar(p)) if p else None for p in patterns]
 
 
 def grammar_tokenizer(tokenizer: Any, vocabulary: int) -> Any:
@@ -92,3 +105,30 @@ def grammar_tokenizer(tokenizer: Any, vocabulary: int) -> Any:
     import llguidance.hf
 
     return llguidance.hf.from_tokenizer(tokenizer, n_vocab=max(vocabulary, len(tokenizer)))
+
+
+class Processors:
+    """`choose` and `take` as a logits processor and a stopping criterion of transformers' `generate`."""
+
+    def __init__(self, rows: Sequence[Row], tokenizer: Any, eos: Sequence[int], sampling: Sampling) -> None:
+        self.rows, self.tokenizer, self.eos, self.sampling = rows, tokenizer, eos, sampling
+
+    def process(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        going = [k for k, row in enumerate(self.rows) if not row.ended]
+        only = torch.full_like(scores, float("-inf"))
+        only[:, self.eos[0]] = 0.0
+        if going:
+            tokens = choose(scores[going], [self.rows[k] for k in going], self.sampling)
+            only[going] = torch.full_like(only[going], float("-inf"))
+            only[going, tokens] = 0.0
+        return only
+
+    def stopped(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        import torch
+
+        going = [k for k, row in enumerate(self.rows) if not row.ended]
+        last = input_ids[:, -1].tolist()
+        take([self.rows[k] for k in going], [last[k] for k in going], self.tokenizer, self.eos, self.sampling)
+        return torch.tensor([bool(row.ended) for row in self.rows], device=input_ids.device)

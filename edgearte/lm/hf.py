@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from itertools import groupby
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgearte.errors import UserError
+from edgearte.lm import decoding, slots
 from edgearte.lm.base import Completion, Prompt, Sampling, Score
+from edgearte.lm.decode import TOKENS, decode, left_padded, padded, prefix_of
+from edgearte.lm.decoding import Row
+from edgearte.lm.slots import Prefix, Slots
 
 if TYPE_CHECKING:
     import torch
 
-ROWS = 64  # rows decoded together; part of what a chunk computes, so a constant
-TOKENS = 24_576  # positions held at once: rows x (prompt + new tokens)
+BATCH = 64  # rows of a padded batch, and of one that is scored
 SHARED_ROWS, SHARED_TOKENS = 4, 24  # from here on a shared prefix is computed once
 
 
@@ -29,6 +31,7 @@ class TransformersLM:
         self._loaded: tuple[Any, Any] | None = None
         self._tok: Any = None
         self._grammar: Any = None
+        self._fits: bool | None = None
 
     @property
     def tokenizer(self) -> Any:
@@ -71,118 +74,59 @@ class TransformersLM:
         return ids
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Completion]:
-        results: list[Completion | None] = [None] * len(prompts)
-        encoded = [self.tokens(p.prefix + p.text) for p in prompts]
-        for batch in _batches(prompts, encoded, sampling.max_tokens):
-            completions = self._batch([prompts[i] for i in batch], [encoded[i] for i in batch], sampling)
-            for i, completion in zip(batch, completions, strict=True):
-                results[i] = completion
-        return [r for r in results if r is not None]
-
-    def _batch(self, prompts: list[Prompt], ids: list[list[int]], sampling: Sampling) -> list[Completion]:
         import torch
-        from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
-        from edgearte.lm.decoding import KeyedSampling, Patterns, StopAtText
-
-        model, tok = self.model, self.tokenizer
-        cache, _, rows, mask = self._layout(prompts, ids, own=1)
-        longest = rows.shape[1]
-        eos = self._eos()
-        processors = LogitsProcessorList()
+        rows = self._rows(prompts, own=1)
         if any(p.pattern for p in prompts):
-            processors.append(Patterns(self._grammar_tokenizer(), [p.pattern for p in prompts], longest, eos))
-        if sampling.temperature > 0:
-            processors.append(KeyedSampling([p.seed for p in prompts], longest, sampling.temperature, sampling.top_p))
-        stop = StopAtText(tok, longest, sampling.stop)
-        config = GenerationConfig(max_new_tokens=sampling.max_tokens, do_sample=False, num_beams=1,
-                                  eos_token_id=eos, pad_token_id=tok.pad_token_id)  # fmt: skip
+            automata = decoding.matchers(self._grammar_tokenizer(), [p.pattern for p in prompts])
+            for row, automaton in zip(rows, automata, strict=True):
+                row.matcher = automaton
+        eos = self._eos()
+        ordered = sorted(rows, key=_order(rows))
         with torch.inference_mode():
-            out = model.generate(
-                input_ids=rows,
-                attention_mask=mask,
-                past_key_values=cache,
-                generation_config=config,
-                logits_processor=processors,
-                stopping_criteria=StoppingCriteriaList([stop]) if sampling.stop else None,
-            )
-        return [
-            self._completion(len(i), new, eos, sampling) for i, new in zip(ids, out[:, longest:].tolist(), strict=True)
-        ]
+            if self._slots():
+                decode(self.model, ordered, self.tokenizer, eos, sampling)
+            else:
+                for batch in _batches(ordered, sampling.max_tokens):
+                    padded(self.model, batch, self.tokenizer, eos, sampling)
+        return [self._completion(row, eos, sampling) for row in rows]
 
-    def _layout(
-        self, prompts: list[Prompt], ids: list[list[int]], *, own: int
-    ) -> tuple[Any, int, torch.Tensor, torch.Tensor]:
-        """A cache of the shared prefixes (or None), its width, and all rows with their attention mask, both rows x positions.
+    def _rows(self, prompts: Sequence[Prompt], *, own: int) -> list[Row]:
+        """A row per prompt; prefixes that enough rows share are marked as shared, leaving each row at least `own` tokens."""
+        rows = [Row(p.prefix, self.tokens(p.prefix + p.text), p.seed) for p in prompts]
+        groups: dict[str, list[Row]] = {}
+        for row in rows:
+            groups.setdefault(row.prefix, []).append(row)
+        for prefix, group in groups.items():
+            common = _common([r.ids for r in group], own) if prefix and len(group) >= SHARED_ROWS else 0
+            for row in group:
+                row.shared = common if common >= SHARED_TOKENS and self._slots() else 0
+        return rows
 
-        A row is [padding, shared prefix, padding, its own tokens], so positions follow the mask and every row ends at the last one.
-        At least `own` tokens of a row are its own: those whose logits are wanted.
-        """
-        import torch
+    def _slots(self) -> bool:
+        """Whether rows can share prefixes and give their places on; said once where they cannot."""
+        if self._fits is None:
+            self._fits = slots.supported(self.model)
+            if not self._fits:
+                kind = self.model.config.get_text_config().model_type
+                print(
+                    f"{self.folder.name} ({kind}): its attention cannot share prefixes; every row is computed whole",
+                    file=sys.stderr,
+                )
+        return self._fits
 
-        cache, prefixes = self._prefixes(prompts, ids, own)
-        width = max(prefixes)
-        longest = max(len(i) - shared for i, shared in zip(ids, prefixes, strict=True))
-        pad = self.tokenizer.pad_token_id
-        rows, mask = [], []
-        for i, shared in zip(ids, prefixes, strict=True):
-            lead, gap = width - shared, longest - (len(i) - shared)
-            rows.append([pad] * lead + i[:shared] + [pad] * gap + i[shared:])
-            mask.append([0] * lead + [1] * shared + [0] * gap + [1] * (len(i) - shared))
-        device = self.model.device
-        return cache, width, torch.tensor(rows, device=device), torch.tensor(mask, device=device)
-
-    def _prefixes(self, prompts: list[Prompt], ids: list[list[int]], own: int) -> tuple[Any, list[int]]:
-        """A cache in which every shared prefix was computed once, and how many tokens of each row stand in it.
-
-        Prefixes of several lengths are padded on the left. A cache that does not keep every position (sliding windows)
-        cannot be padded: then nothing is shared, and the rows are computed whole.
-        """
-        import torch
-        from transformers import DynamicCache
-
-        groups = [list(g) for _, g in groupby(range(len(prompts)), lambda i: prompts[i].prefix)]
-        shared = [
-            _common([ids[i] for i in g], own) if prompts[g[0]].prefix and len(g) >= SHARED_ROWS else 0 for g in groups
-        ]
-        if min(shared) < SHARED_TOKENS:
-            return None, [0] * len(ids)
-        width, parts = max(shared), []
-        with torch.inference_mode():
-            for group, length in zip(groups, shared, strict=True):
-                part = DynamicCache(config=self.model.config)
-                start = torch.tensor([ids[group[0]][:length]], device=self.model.device)
-                self.model(input_ids=start, past_key_values=part, logits_to_keep=1)
-                if any(layer.keys.shape[-2] != length for layer in part.layers):
-                    return None, [0] * len(ids)
-                parts.append(part)
-            whole = DynamicCache(config=self.model.config)
-            for k in range(len(parts[0].layers)):
-                both = [
-                    torch.cat([
-                        torch.nn.functional.pad(states, (0, 0, width - states.shape[-2], 0)).expand(len(g), -1, -1, -1)
-                        for g, part in zip(groups, parts, strict=True)
-                        for states in [getattr(part.layers[k], name)]
-                    ])
-                    for name in ("keys", "values")
-                ]  # fmt: skip
-                whole.update(*both, k)
-        return whole, [length for g, length in zip(groups, shared, strict=True) for _ in g]
-
-    def _completion(self, prompt_tokens: int, new: list[int], eos: list[int], sampling: Sampling) -> Completion:
-        ends = [k for k, token in enumerate(new) if token in eos]
-        kept = new[: ends[0]] if ends else new
+    def _completion(self, row: Row, eos: list[int], sampling: Sampling) -> Completion:
+        new = row.new
+        kept = new[:-1] if new and new[-1] in eos else new
         text: str = self.tokenizer.decode(kept, skip_special_tokens=True)
+        count = len(new)
         at = min((text.find(s) + len(s) for s in sampling.stop if s in text), default=-1)
         if at >= 0:
-            ended, text = "stop", text[:at]
-        else:
-            ended = "eos" if ends else "length"
-        # Rows that have ended are padded; what was generated for them ends with the stop string or EOS.
-        count = len(kept) + 1 if ends else len(kept)
-        if ended == "stop":
+            text = text[:at]
             count = _tokens_until(self.tokenizer, new, text)
-        return Completion(text=text, prompt_tokens=prompt_tokens, new_tokens=count, ended=ended)
+        return Completion(
+            text=text, prompt_tokens=len(row.ids), new_tokens=count, ended="stop" if at >= 0 else row.ended
+        )
 
     def _eos(self) -> list[int]:
         known = self.model.generation_config.eos_token_id
@@ -191,49 +135,48 @@ class TransformersLM:
 
     def _grammar_tokenizer(self) -> Any:
         if self._grammar is None:
-            from edgearte.lm.decoding import grammar_tokenizer
-
-            self._grammar = grammar_tokenizer(self.tokenizer, self.model.config.get_text_config().vocab_size)
+            width = self.model.config.get_text_config().vocab_size
+            self._grammar = decoding.grammar_tokenizer(self.tokenizer, width)
         return self._grammar
 
     def loglikelihood(self, pairs: Sequence[tuple[Prompt, str]]) -> list[Score]:
+        ends = [self.tokenizer(continuation, add_special_tokens=False)["input_ids"] for _, continuation in pairs]
         # A continuation's last token is predicted, never read: so continuations of one token share the row of their prompt.
-        rows: dict[tuple[int, ...], int] = {}
-        prompts: list[Prompt] = []
-        asked: list[list[tuple[int, list[int]]]] = []  # by row: pairs with the tokens of their continuation
-        for k, (prompt, continuation) in enumerate(pairs):
-            end = self.tokenizer(continuation, add_special_tokens=False)["input_ids"]
-            at = rows.setdefault((*self.tokens(prompt.prefix + prompt.text), *end[:-1]), len(rows))
-            if at == len(prompts):
-                prompts.append(prompt)
-                asked.append([])
-            asked[at].append((k, end))
-        ids = [list(row) for row in rows]
+        read = [(p, c[:-1]) for (p, _), c in zip(pairs, ends, strict=True)]
+        asked: dict[tuple[Prompt, tuple[int, ...]], list[int]] = {}
+        for k, (prompt, tokens) in enumerate(read):
+            asked.setdefault((prompt, tuple(tokens)), []).append(k)
+        rows = self._rows([prompt for prompt, _ in asked], own=1)
+        for row, (_, tokens) in zip(rows, asked, strict=True):
+            row.ids += tokens
+        of = {id(row): ks for row, ks in zip(rows, asked.values(), strict=True)}
         scores: dict[int, Score] = {}
-        for batch in _batches(prompts, ids, 0):
-            wanted = [asked[i] for i in batch]
-            logprobs = self._logprobs(
-                [prompts[i] for i in batch], [ids[i] for i in batch], max(len(end) for row in wanted for _, end in row)
-            )
-            for of_row, row in zip(logprobs, wanted, strict=True):
-                for k, end in row:
-                    taken = of_row[-len(end) :].gather(-1, of_row.new_tensor(end, dtype=int)[:, None])
+        for batch in _batches(sorted(rows, key=_order(rows)), 0):
+            keep = max(len(ends[k]) for row in batch for k in of[id(row)])
+            for row, logits in zip(batch, self._read(batch, keep), strict=True):
+                for k in of[id(row)]:
+                    end = ends[k]
+                    logprobs = logits[-len(end) :].float().log_softmax(-1)
+                    taken = logprobs.gather(-1, logprobs.new_tensor(end, dtype=int)[:, None])
                     scores[k] = Score(float(taken.sum()), len(end))
         return [scores[k] for k in range(len(pairs))]
 
-    def _logprobs(self, prompts: list[Prompt], ids: list[list[int]], keep: int) -> torch.Tensor:
-        """Log-probabilities of what follows each of a row's last `keep` tokens: rows x keep x vocabulary."""
+    def _read(self, rows: Sequence[Row], keep: int) -> torch.Tensor:
+        """Logits after each row's last `keep` tokens: rows x keep x vocabulary."""
         import torch
 
-        cache, width, rows, mask = self._layout(prompts, ids, own=keep)
-        position = (mask.cumsum(-1) - 1).clamp(min=0)
+        if self._slots():
+            places = Slots(self.model, len(rows), max(len(r.ids) - r.shared for r in rows))
+            known: dict[tuple[int, ...], Prefix] = {}
+            prefixes = [prefix_of(self.model, row, known) for row in rows]
+            return places.read(range(len(rows)), prefixes, [r.ids[r.shared :] for r in rows], keep)
+        ids, mask = left_padded(rows, self.model.device)
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
         with torch.inference_mode():
-            logits = self.model(
-                input_ids=rows[:, width:], attention_mask=mask, position_ids=position[:, width:],
-                past_key_values=cache, use_cache=cache is not None, logits_to_keep=keep,
-            ).logits  # fmt: skip
-            scores: torch.Tensor = logits[:, -keep:].float().log_softmax(-1)
-        return scores
+            logits: torch.Tensor = self.model(
+                input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=keep
+            ).logits
+        return logits
 
 
 def _common(ids: list[list[int]], own: int) -> int:
@@ -243,24 +186,28 @@ def _common(ids: list[list[int]], own: int) -> int:
     return max(0, min(same, min(map(len, ids)) - own))
 
 
-def _batches(prompts: Sequence[Prompt], ids: list[list[int]], new: int) -> Iterator[list[int]]:
-    """Rows to decode together: those that share a prefix first, then those of like length."""
-    counts = Counter(p.prefix for p in prompts)
-    shares = [bool(p.prefix) and counts[p.prefix] >= SHARED_ROWS for p in prompts]
-    alone = sorted((i for i, s in enumerate(shares) if not s), key=lambda i: (len(ids[i]), i))
-    # Rows of one prefix stand together; several prefixes go into one batch.
-    first = {p.prefix: i for i, p in reversed(list(enumerate(prompts)))}
-    together = sorted((i for i, s in enumerate(shares) if s), key=lambda i: (first[prompts[i].prefix], i))
-    for group in (alone, together):
-        batch: list[int] = []
-        for i in group:
-            longest = max([len(ids[j]) for j in batch] + [len(ids[i])]) + new
-            if batch and (len(batch) == ROWS or longest * (len(batch) + 1) > TOKENS):
-                yield batch
-                batch = []
-            batch.append(i)
-        if batch:
+def _order(rows: Sequence[Row]) -> Callable[[Row], tuple[int, int]]:
+    """Rows of one prefix together, longer ones first: they take longest, and like lengths are read together."""
+    first: dict[str, int] = {}
+    for k, row in enumerate(rows):
+        if row.shared:
+            first.setdefault(row.prefix, k)
+    return lambda row: (first.get(row.prefix, -1) if row.shared else -1, -len(row.ids))
+
+
+def _batches(rows: Sequence[Row], new: int) -> Iterator[list[Row]]:
+    """Rows to be computed at once, by what they hold of their own."""
+    batch: list[Row] = []
+    longest = 0
+    for row in rows:
+        own = len(row.ids) - row.shared + new
+        longest = max(longest, own)
+        if batch and (len(batch) == BATCH or longest * (len(batch) + 1) > TOKENS):
             yield batch
+            batch, longest = [], own
+        batch.append(row)
+    if batch:
+        yield batch
 
 
 def _tokens_until(tokenizer: Any, ids: list[int], text: str) -> int:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edgearte.lm.base import Prompt, Sampling, sharing
+from edgearte.lm.decoding import Row
 from edgearte.lm.hf import TransformersLM, form
 
 QUESTIONS = (
@@ -126,13 +128,13 @@ def test_what_texts_begin_with_is_shared_to_the_character() -> None:
 
 def test_labels_of_one_question_are_read_in_one_row(lm: TransformersLM, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    layout = TransformersLM._layout
+    read = TransformersLM._read
 
-    def spied(self: TransformersLM, prompts: list[Prompt], ids: list[list[int]], *, own: int) -> Any:
-        calls.append(len(prompts))
-        return layout(self, prompts, ids, own=own)
+    def spied(self: TransformersLM, rows: Sequence[Row], keep: int) -> Any:
+        calls.append(len(rows))
+        return read(self, rows, keep)
 
-    monkeypatch.setattr(TransformersLM, "_layout", spied)
+    monkeypatch.setattr(TransformersLM, "_read", spied)
     pairs = [(Prompt(q), label) for q in QUESTIONS for label in (" music", " lights", " weather")]
     scores = lm.loglikelihood(pairs)
     assert sum(calls) == len(QUESTIONS)
