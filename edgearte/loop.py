@@ -77,11 +77,10 @@ def once(recipe: Recipe, task: Task, teacher: Weights, student: Weights, store: 
 
     # align: the teacher learns what the student prefers
     pairs: tuple[Pair, ...] = () if skipped else _pairs(recipe, unaligned, task, ask, drafts, preferences)
-    skipped = skipped or (
-        ""
-        if pairs
-        else "no two drafts that could be held against each other differ in score, so there is no pair to learn from"
-    )
+    if not skipped and not pairs:
+        skipped = (
+            "no two drafts that could be held against each other differ in score, so there is no pair to learn from"
+        )
     unaligned.release()
     untaught.release()
     aligned = unaligned if skipped else _aligned(recipe, teacher, pairs, store)

@@ -26,10 +26,12 @@ def question_pairs(
     targeted = for_targets(task, settings)
     scores = question_scores(preferences)
     ranked = sorted((d for d in drafts if d.id in scores), key=lambda d: (-scores[d.id], d.id))
-    groups = [[d for d in ranked if d.target == target] for target in sorted({d.target for d in ranked})]
+    groups = [ranked]
+    if targeted:
+        groups = [[d for d in ranked if d.target == target] for target in sorted({d.target for d in ranked})]
     possible = [
         (top, bottom)
-        for group in (groups if targeted else [ranked])
+        for group in groups
         for quarter in [max(1, len(group) // 4)]
         for top in group[:quarter]
         for bottom in group[-quarter:]

@@ -88,7 +88,7 @@ def draft_questions(
                     fresh.append(_draft(purpose, item, text, spelled(target, task.answer)))
         if settings.vote and task.answer.choices:
             sure = vote.shares(teacher, task, fresh, store, label=f"{label.removesuffix('questions')}vote")
-            believed = [d for d, share in zip(fresh, sure, strict=True) if share >= settings.vote]
+            believed = [d for d, probability in zip(fresh, sure, strict=True) if probability >= settings.vote]
             verifier.dropped["target not confirmed by a vote"] += len(fresh) - len(believed)
             fresh = believed
         for d in fresh:

@@ -20,12 +20,12 @@ REFILL = 8  # an eighth of the slots is waited for before new rows are read, so 
 
 
 def decode(model: Any, rows: Sequence[Row], tokenizer: Any, eos: Sequence[int], sampling: Sampling) -> None:
-    """Write `new` and `ended` of every row. Rows of one prefix should stand together."""
+    """Write `new` and `ended` of every row. Rows of one prefix should stand together. In inference mode."""
     room = max(len(r.ids) - r.shared for r in rows) + sampling.max_tokens
     size = min(len(rows), ROWS, max(1, TOKENS // room))
     slots = Slots(model, size, room)
     seats: list[Row | None] = [None] * size
-    waiting, prefixes = deque(rows), dict[tuple[int, ...], Prefix]()
+    waiting, prefixes = deque(rows), dict[str, Prefix]()
     while True:
         free = [k for k, row in enumerate(seats) if row is None]
         if waiting and len(free) >= max(1, size // REFILL):
@@ -37,8 +37,7 @@ def decode(model: Any, rows: Sequence[Row], tokenizer: Any, eos: Sequence[int], 
                 own = [row.ids[row.shared :] for row in arriving]
                 logits = slots.read([k for k, _ in part], found, own, 1)[:, 0]
                 take(arriving, choose(logits, arriving, sampling), tokenizer, eos, sampling)
-            wanted = tuple(waiting[0].ids[: waiting[0].shared]) if waiting else ()
-            prefixes = {ids: prefix for ids, prefix in prefixes.items() if ids == wanted}
+            prefixes = {text: prefix for text, prefix in prefixes.items() if waiting and text == waiting[0].prefix}
         elif going := [k for k, row in enumerate(seats) if row]:
             if not waiting and len(going) <= len(seats) // 2:
                 slots.narrow(going)
@@ -54,11 +53,13 @@ def decode(model: Any, rows: Sequence[Row], tokenizer: Any, eos: Sequence[int], 
                 seats[k], slots.prefix[k] = None, NOTHING
 
 
-def prefix_of(model: Any, row: Row, known: dict[tuple[int, ...], Prefix]) -> Prefix:
-    key = tuple(row.ids[: row.shared])
-    if key not in known:
-        known[key] = read_prefix(model, key)
-    return known[key]
+def prefix_of(model: Any, row: Row, known: dict[str, Prefix]) -> Prefix:
+    """The row's shared prefix, computed where it is not known yet."""
+    if not row.shared:
+        return NOTHING
+    if row.prefix not in known:
+        known[row.prefix] = read_prefix(model, row.ids[: row.shared])
+    return known[row.prefix]
 
 
 def _alike(arriving: Sequence[tuple[int, Row]]) -> Iterator[list[tuple[int, Row]]]:
@@ -78,18 +79,16 @@ def _alike(arriving: Sequence[tuple[int, Row]]) -> Iterator[list[tuple[int, Row]
 
 def padded(model: Any, rows: Sequence[Row], tokenizer: Any, eos: Sequence[int], sampling: Sampling) -> None:
     """The same by transformers' `generate` on one padded batch: for models that slots cannot hold."""
-    import torch
     from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
     ids, mask = left_padded(rows, model.device)
     ours = Processors(rows, tokenizer, eos, sampling)
     config = GenerationConfig(max_new_tokens=sampling.max_tokens, do_sample=False, num_beams=1,
                               eos_token_id=list(eos), pad_token_id=eos[0])  # fmt: skip
-    with torch.inference_mode():
-        model.generate(
-            input_ids=ids, attention_mask=mask, generation_config=config,
-            logits_processor=LogitsProcessorList([ours.process]), stopping_criteria=StoppingCriteriaList([ours.stopped]),
-        )  # fmt: skip
+    model.generate(
+        input_ids=ids, attention_mask=mask, generation_config=config,
+        logits_processor=LogitsProcessorList([ours.process]), stopping_criteria=StoppingCriteriaList([ours.stopped]),
+    )  # fmt: skip
 
 
 def left_padded(rows: Sequence[Row], device: Any) -> tuple[torch.Tensor, torch.Tensor]:

@@ -76,7 +76,7 @@ class TransformersLM:
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Completion]:
         import torch
 
-        rows = self._rows(prompts, own=1)
+        rows = self._rows(prompts)
         if any(p.pattern for p in prompts):
             automata = decoding.matchers(self._grammar_tokenizer(), [p.pattern for p in prompts])
             for row, automaton in zip(rows, automata, strict=True):
@@ -91,14 +91,14 @@ class TransformersLM:
                     padded(self.model, batch, self.tokenizer, eos, sampling)
         return [self._completion(row, eos, sampling) for row in rows]
 
-    def _rows(self, prompts: Sequence[Prompt], *, own: int) -> list[Row]:
-        """A row per prompt; prefixes that enough rows share are marked as shared, leaving each row at least `own` tokens."""
+    def _rows(self, prompts: Sequence[Prompt]) -> list[Row]:
+        """A row per prompt; prefixes that enough rows share are marked as shared, leaving each row a token of its own."""
         rows = [Row(p.prefix, self.tokens(p.prefix + p.text), p.seed) for p in prompts]
         groups: dict[str, list[Row]] = {}
         for row in rows:
             groups.setdefault(row.prefix, []).append(row)
         for prefix, group in groups.items():
-            common = _common([r.ids for r in group], own) if prefix and len(group) >= SHARED_ROWS else 0
+            common = _common([r.ids for r in group]) if prefix and len(group) >= SHARED_ROWS else 0
             for row in group:
                 row.shared = common if common >= SHARED_TOKENS and self._slots() else 0
         return rows
@@ -142,11 +142,10 @@ class TransformersLM:
     def loglikelihood(self, pairs: Sequence[tuple[Prompt, str]]) -> list[Score]:
         ends = [self.tokenizer(continuation, add_special_tokens=False)["input_ids"] for _, continuation in pairs]
         # A continuation's last token is predicted, never read: so continuations of one token share the row of their prompt.
-        read = [(p, c[:-1]) for (p, _), c in zip(pairs, ends, strict=True)]
         asked: dict[tuple[Prompt, tuple[int, ...]], list[int]] = {}
-        for k, (prompt, tokens) in enumerate(read):
-            asked.setdefault((prompt, tuple(tokens)), []).append(k)
-        rows = self._rows([prompt for prompt, _ in asked], own=1)
+        for k, ((prompt, _), end) in enumerate(zip(pairs, ends, strict=True)):
+            asked.setdefault((prompt, tuple(end[:-1])), []).append(k)
+        rows = self._rows([prompt for prompt, _ in asked])
         for row, (_, tokens) in zip(rows, asked, strict=True):
             row.ids += tokens
         of = {id(row): ks for row, ks in zip(rows, asked.values(), strict=True)}
@@ -154,10 +153,10 @@ class TransformersLM:
         for batch in _batches(sorted(rows, key=_order(rows)), 0):
             keep = max(len(ends[k]) for row in batch for k in of[id(row)])
             for row, logits in zip(batch, self._read(batch, keep), strict=True):
+                logprobs = logits.float().log_softmax(-1)
                 for k in of[id(row)]:
                     end = ends[k]
-                    logprobs = logits[-len(end) :].float().log_softmax(-1)
-                    taken = logprobs.gather(-1, logprobs.new_tensor(end, dtype=int)[:, None])
+                    taken = logprobs[-len(end) :].gather(-1, logprobs.new_tensor(end, dtype=int)[:, None])
                     scores[k] = Score(float(taken.sum()), len(end))
         return [scores[k] for k in range(len(pairs))]
 
@@ -165,25 +164,25 @@ class TransformersLM:
         """Logits after each row's last `keep` tokens: rows x keep x vocabulary."""
         import torch
 
-        if self._slots():
-            places = Slots(self.model, len(rows), max(len(r.ids) - r.shared for r in rows))
-            known: dict[tuple[int, ...], Prefix] = {}
-            prefixes = [prefix_of(self.model, row, known) for row in rows]
-            return places.read(range(len(rows)), prefixes, [r.ids[r.shared :] for r in rows], keep)
-        ids, mask = left_padded(rows, self.model.device)
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
         with torch.inference_mode():
+            if self._slots():
+                places = Slots(self.model, len(rows), max(len(r.ids) - r.shared for r in rows))
+                known: dict[str, Prefix] = {}
+                prefixes = [prefix_of(self.model, row, known) for row in rows]
+                return places.read(range(len(rows)), prefixes, [r.ids[r.shared :] for r in rows], keep)
+            ids, mask = left_padded(rows, self.model.device)
+            positions = (mask.cumsum(-1) - 1).clamp(min=0)
             logits: torch.Tensor = self.model(
                 input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=keep
             ).logits
         return logits
 
 
-def _common(ids: list[list[int]], own: int) -> int:
-    """Length of the tokens all rows begin with, leaving each at least `own` of its own."""
+def _common(ids: list[list[int]]) -> int:
+    """Length of the tokens all rows begin with, leaving each at least one of its own."""
     first, last = min(ids), max(ids)
     same = next((k for k, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
-    return max(0, min(same, min(map(len, ids)) - own))
+    return max(0, min(same, min(map(len, ids)) - 1))
 
 
 def _order(rows: Sequence[Row]) -> Callable[[Row], tuple[int, int]]:

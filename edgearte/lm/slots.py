@@ -43,8 +43,6 @@ class Slots:
     A row's own tokens stand right-aligned where they were read first: `begin` to `end` of its slot, padding before them.
     """
 
-    is_compileable = False
-
     def __init__(self, model: Any, rows: int, room: int) -> None:
         import torch
 
@@ -116,6 +114,8 @@ class Slots:
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write the new keys and values in place, and hand out those that this step attends to."""
+        import torch
+
         if layer_idx == len(self.keys):
             shape = (len(self.begin), key_states.shape[1], self.room)
             self.keys.append(key_states.new_zeros(*shape, key_states.shape[-1]))
@@ -127,7 +127,7 @@ class Slots:
             keys[step.slots, :, : step.width] = key_states
             values[step.slots, :, : step.width] = value_states
             return key_states, value_states
-        rows = _range(self.end)
+        rows = torch.arange(len(self.end), device=self.end.device)
         keys[rows, :, self.end] = key_states[:, :, 0]
         values[rows, :, self.end] = value_states[:, :, 0]
         return keys[:, :, : step.width], values[:, :, : step.width]
@@ -218,12 +218,6 @@ def _capped(scores: torch.Tensor, softcap: float | None) -> torch.Tensor:
     return scores if softcap is None else (scores / softcap).tanh() * softcap
 
 
-def _range(like: torch.Tensor) -> torch.Tensor:
-    import torch
-
-    return torch.arange(len(like), device=like.device)
-
-
 def _groups(prefixes: Sequence[Prefix], like: torch.Tensor) -> list[tuple[Prefix, torch.Tensor]]:
     import torch
 
@@ -235,15 +229,12 @@ def _groups(prefixes: Sequence[Prefix], like: torch.Tensor) -> list[tuple[Prefix
 
 
 def read_prefix(model: Any, ids: Sequence[int]) -> Prefix:
-    """Compute a prefix once, with the model's own attention."""
+    """Compute a prefix once, with the model's own attention; in inference mode."""
     import torch
     from transformers import DynamicCache
 
-    if not ids:
-        return NOTHING
     cache = DynamicCache()  # every layer keeps every position, those with a sliding window too
-    with torch.inference_mode():
-        model(input_ids=torch.tensor([list(ids)], device=model.device), past_key_values=cache, logits_to_keep=1)
+    model(input_ids=torch.tensor([list(ids)], device=model.device), past_key_values=cache, logits_to_keep=1)
     return Prefix(
         tuple(layer.keys[0] for layer in cache.layers), tuple(layer.values[0] for layer in cache.layers), len(ids)
     )
@@ -277,7 +268,6 @@ _reading: ContextVar[Slots] = ContextVar("slots")
 @contextmanager
 def _attending(model: Any, slots: Slots) -> Iterator[None]:
     """The model with our attention in it; its own masks are not made (transformers makes none for an attention without one)."""
-    import torch
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     ALL_ATTENTION_FUNCTIONS.register(NAME, _attention)
@@ -286,8 +276,7 @@ def _attending(model: Any, slots: Slots) -> Iterator[None]:
     config._attn_implementation = NAME
     token = _reading.set(slots)
     try:
-        with torch.inference_mode():
-            yield
+        yield
     finally:
         config._attn_implementation = before
         _reading.reset(token)

@@ -89,11 +89,12 @@ def run(trainer: Any) -> None:
     trainer.train()
 
 
-def trained(state: Any, examples: int, tokens: int, keys: Mapping[str, str]) -> Trained:
+def trained(state: Any, examples: int, keys: Mapping[str, str]) -> Trained:
     """The trainer's log as a curve of `keys` (ours -> the trainer's)."""
     history: Sequence[Mapping[str, float]] = [h for h in state.log_history if "loss" in h]
     curve = tuple(
         {"step": float(h["step"]), **{ours: float(h[theirs]) for ours, theirs in keys.items() if theirs in h}}
         for h in history
     )
+    tokens = max((int(h.get("num_tokens", 0)) for h in history), default=0)
     return Trained(examples, int(state.global_step), tokens, curve)

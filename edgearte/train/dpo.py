@@ -67,10 +67,5 @@ def _align(folder: Path, rows: list[dict[str, str]], settings: Settings, out: Pa
         )
         common.run(trainer)
     keys = {"loss": "loss", "margin": "rewards/margins", "accuracy": "rewards/accuracies"}
-    read = trainer.train_dataset
-    lengths = [[len(ids) for ids in read[column]] for column in ("prompt_ids", "chosen_ids", "rejected_ids")]
-    tokens = settings.epochs * sum(
-        2 * prompt + chosen + rejected for prompt, chosen, rejected in zip(*lengths, strict=True)
-    )
-    log = common.trained(trainer.state, len(rows), tokens, keys)
+    log = common.trained(trainer.state, len(rows), keys)
     common.save(trainer.model.merge_and_unload(), folder, out, log)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +78,9 @@ def _train(folder: Path, examples: list[dict[str, Any]], settings: Settings, out
         )
         common.run(trainer)
     taught = trainer.model.merge_and_unload() if settings.lora_rank else trainer.model
+    log = common.trained(trainer.state, len(examples), {"loss": "loss", "learning_rate": "learning_rate"})
     tokens = settings.epochs * sum(map(len, trainer.train_dataset["input_ids"]))
-    log = common.trained(trainer.state, len(examples), tokens, {"loss": "loss", "learning_rate": "learning_rate"})
+    log = replace(log, tokens=tokens)  # what TRL's own loss would have counted
     common.save(taught, folder, out, log)
 
 
