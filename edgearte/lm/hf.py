@@ -105,8 +105,11 @@ class TransformersLM:
 
     def _slots(self) -> bool:
         """Whether rows can share prefixes and give their places on; said once where they cannot."""
+        import torch
+
         if self._fits is None:
-            self._fits = slots.supported(self.model)
+            with torch.inference_mode():
+                self._fits = slots.supported(self.model)
             if not self._fits:
                 kind = self.model.config.get_text_config().model_type
                 print(

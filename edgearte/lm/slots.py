@@ -241,13 +241,18 @@ def read_prefix(model: Any, ids: Sequence[int]) -> Prefix:
 
 
 def supported(model: Any) -> bool:
-    """Whether the model's attention goes through transformers' interface, and all of its layers are full or sliding attention."""
-    config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ())
-    return bool(getattr(model, "_supports_attention_backend", False)) and kinds <= {
-        "full_attention",
-        "sliding_attention",
-    }
+    """Whether the model's attention goes through transformers' interface, and all of its layers are full or sliding attention.
+
+    Only a layer itself says what else it hands its attention (sinks, say): one token is read to hear it. In inference mode.
+    """
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
+    if not getattr(model, "_supports_attention_backend", False) or kinds - {"full_attention", "sliding_attention"}:
+        return False
+    try:
+        Slots(model, 1, 1).read([0], [NOTHING], [[0]], 1)
+    except Unsupported:
+        return False
+    return True
 
 
 def _attention(
