@@ -134,7 +134,9 @@ def preferences(
             scores = naturalness.score(reader, task, drafts, setup.form, store)
         case "influence":
             how = influence.Settings(p.learning_rate, setup.recipe.train.max_tokens)
-            scores = influence.score(reader.folder, reader.identity, task, asked.questions, drafts, setup.form, how, store)
+            warm = warmed(setup, reader.folder)
+            identity = weights.identity(warm, store)
+            scores = influence.score(warm, identity, task, asked.questions, drafts, setup.form, how, store)
         case kind:
             if p.confidence:
                 found = prefer.adaptive(
@@ -197,6 +199,13 @@ def taught(setup: Setup, examples: Sequence[Example], arm: str) -> Path:
     )  # fmt: skip
     rows = sft.rows(examples, lambda text: prompts.asked(setup.task.header, setup.form, text))
     return sft.train(setup.student.folder, setup.student.identity, rows, how, setup.store, label=f"train: {arm}")
+
+
+def warmed(setup: Setup, folder: Path) -> Path:
+    """The student whose influence is measured: one that knows the form of an answer. Taught in an earlier round, or on the seeds."""
+    if folder != setup.student.folder:
+        return folder
+    return taught(setup, tailor.seeds_alone(setup.task, setup.recipe.tailor.questions), "warm-up on the seeds")
 
 
 def distilled(setup: Setup, start: Path, author: Path, examples: Sequence[Example], arm: str) -> Path:

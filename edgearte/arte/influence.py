@@ -1,9 +1,9 @@
 """How much one training step on a rationale helps the student to answer the preference questions.
 
 Local data influence (Montessori-Instruct, Li et al. 2024, arXiv 2410.14208): the loss on a reference set before one optimiser step
-on a single example, minus the loss after it, every example from the same weights. The paper warms the student up first, so that
-Adam has its moments, and steps at the warm-up's rate. Here the step is Adam's very first, from the student as it is: that is what
-training does at its first step, and nothing but the example itself decides where it goes.
+on a single example, minus the loss after it, every example from the same weights. As in the paper the student is warmed up first
+(`steps.warmed`): otherwise what any example teaches is nearly all the form of an answer. Unlike there, the step is Adam's very first,
+without the warm-up's moments: nothing but the example itself decides where it goes.
 """
 
 from __future__ import annotations

@@ -10,13 +10,19 @@ from typing import Any
 
 import pytest
 
+from edgearte import steps
 from edgearte.answers import AnswerFormat
 from edgearte.arte import influence, naturalness, prompts
+from edgearte.arte.prefer import rationale_scores
+from edgearte.arte.preference_set import PreferenceSet
 from edgearte.lm.base import Completion, Prompt, Sampling, Score
 from edgearte.lm.hf import TransformersLM
 from edgearte.records import Draft, Example, Question, Rationale
+from edgearte.setup import opened
 from edgearte.store import Store
 from edgearte.task import Task
+from edgearte.train import common
+from tests import tiny
 
 SEEDS = (
     Question("s0", "switch on the lamp", "lights", "It is about lights."),
@@ -205,3 +211,17 @@ def test_an_example_is_the_tokens_that_training_makes_of_it(tiny_model: Path, tm
         assert [int(k >= first) for k in range(len(ids))] == [int(k != -100) for k in made["labels"]]
         question, answer = influence.text_of(tokenizer, row)
         assert tokenizer(question)["input_ids"] + tokenizer(answer, add_special_tokens=False)["input_ids"] == ids
+
+
+def test_influence_asks_a_student_that_was_warmed_up_on_the_seeds_or_taught_before(tiny_model: Path, tmp_path: Path) -> None:
+    recipe = tiny.write_recipe(tmp_path / "task", tiny_model)
+    with opened(recipe, ["train.epochs=1"], tmp_path / "runs", "-test") as (setup, _):
+        warm = steps.warmed(setup, setup.student.folder)
+        assert common.read_log(warm).examples == setup.recipe.tailor.questions
+        assert steps.warmed(setup, warm) == warm
+        asked = PreferenceSet(tuple(setup.task.seeds[:2]), "")
+        reader = steps.student(setup, setup.student.folder)
+        found = steps.preferences(setup, reader, DRAFTS, asked, "influence").preferences
+        how = influence.Settings(setup.recipe.prefer.learning_rate, setup.recipe.train.max_tokens)
+        of_the_warm = influence.score(warm, "warm", setup.task, asked.questions, DRAFTS, setup.form, how, Store(tmp_path / "other"))
+    assert rationale_scores(found) == of_the_warm
