@@ -73,7 +73,7 @@ def test_what_arms_share_was_computed_once(run: Path) -> None:
         twice = db.execute("SELECT stage, count(*) FROM attempts GROUP BY key HAVING count(*) > 1").fetchall()
         trained = db.execute("SELECT count(*) FROM trees WHERE stage = 'train'").fetchone()[0]
     assert twice == []
-    assert trained <= 2 * (len(ABOUT) - 1), "a student an arm and seed, but for the untaught and the on-policy one; and one to measure influence"
+    assert trained <= 2 * (len(ABOUT) - 1), "a student an arm and seed, but for two arms; and one to measure influence"
 
 
 def test_the_table_is_in_the_csv_the_report_and_the_answers(run: Path) -> None:
