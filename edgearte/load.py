@@ -19,6 +19,7 @@ from edgearte.records import Question
 from edgearte.task import Task, load_questions
 
 Place = tuple[str | int, ...]
+ROLES = ("seeds", "preference", "evaluation", "pool")  # of files of questions
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -59,7 +60,7 @@ def _anchored(recipe: Recipe, base: Path) -> Recipe:
 
     files = {
         role: section.model_copy(update={"file": str((base / Path(section.file).expanduser()).resolve())})
-        for role in ("seeds", "preference", "evaluation")
+        for role in ROLES
         if (section := getattr(recipe.task, role)) is not None
     }
     models = {
@@ -82,15 +83,15 @@ def load_task(recipe: Recipe) -> Task:
     fmt = AnswerFormat(**section.answer.model_dump())
     problems: list[Problem] = []
     read: dict[str, tuple[Question, ...]] = {}
-    for role in ("seeds", "preference", "evaluation"):
+    for role in ROLES:
         if (source := getattr(section, role)) is not None:
             try:
-                read[role] = load_questions(Path(source.file), fmt, source.take)
+                read[role] = load_questions(Path(source.file), fmt, source.take, labelled=role != "pool")
             except UserError as error:
                 problems += [Problem(f"task.{role}: {p.message}", p.where) for p in error.problems]
     if not problems:
         held_out = {q.input: q.id for q in read["evaluation"]}
-        for role in ("seeds", "preference"):
+        for role in ("seeds", "preference", "pool"):
             shared = [q for q in read.get(role, ()) if q.input in held_out]
             problems += [
                 Problem(f"task.{role}: {q.id!r} is also evaluation question {held_out[q.input]!r}; what is measured on "
@@ -105,6 +106,7 @@ def load_task(recipe: Recipe) -> Task:
         seeds=read["seeds"],
         preference=read.get("preference", read["seeds"]),
         evaluation=read["evaluation"],
+        pool=read.get("pool", ()),
     )
 
 

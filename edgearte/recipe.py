@@ -50,6 +50,7 @@ class TaskSection(Section):
     seeds: Questions  # start the drafting; never measured on
     preference: Questions | None = None  # score the drafts; the seeds where none are given
     evaluation: Questions  # only ever measured on
+    pool: Questions | None = None  # may be put to the teacher where an assistant takes part; targets only check it, and may be missing
 
 
 class Teacher(Section):
@@ -165,6 +166,32 @@ class OnPolicy(Section):
     max_tokens: Positive = 200
 
 
+class Budget(Section):
+    """What the teacher's answers may take."""
+
+    calls: Positive
+
+
+class Assist(Section):
+    """A teaching assistant makes an imperfect, costly teacher go further (TA-in-the-Loop, arXiv 2406.05322): the student's and the
+    assistant's doubts choose what to ask the teacher, the assistant's trust which of its answers to believe."""
+
+    model: str
+    revision: str = ""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    budget: Budget
+    pool: tuple[Literal["questions", "drafts"], ...] = ("questions",)  # the task's own, or what the teacher drafts
+    # consistency: how many answers the student has to one question. student: the assistant's doubt of the student's answer.
+    # teacher: the assistant's trust in the teacher's.
+    signals: tuple[Literal["consistency", "student", "teacher"], ...] = ("consistency", "student", "teacher")
+    warmup: Share = 0.2  # of the budget, spent at random before the student is asked
+    samples: Annotated[int, Field(ge=2)] = 8
+    temperature: Above0 = 0.7
+    uncertainty: Literal["answers", "texts", "entropy"] = "answers"  # what of the samples is compared
+    confidence: Literal["yes/no", "number"] = "yes/no"  # a probability, or a number that the assistant names
+    threshold: Share | None = None  # trust from which an answer is kept; none: fitted on the warm-up where targets are known, or 0.5
+
+
 class Export(Section):
     presets: tuple[str, ...] = ("f16", "q8_0", "q4_k_m", "onnx-fp32", "onnx-int4")
 
@@ -201,5 +228,6 @@ class Recipe(Section):
     tailor: Tailor = Tailor()
     train: Train = Train()
     on_policy: OnPolicy = OnPolicy()
+    assist: Assist | None = None
     export: Export = Export()
     measure: Measure = Measure()

@@ -87,6 +87,19 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Annotation:
+    """What the teacher wrote to a question of the pool. `answer` is None where none could be extracted; `right` says whether it is the
+    question's own target, None where that is not known; `tokens` is what the call took."""
+
+    id: str
+    input: str
+    text: str
+    answer: str | None
+    right: bool | None
+    tokens: int
+
+
+@dataclass(frozen=True)
 class Gate:
     """One proof that an artifact is still the checkpoint: what was checked, whether it held, and the evidence."""
 

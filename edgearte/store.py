@@ -116,12 +116,16 @@ class Store:
         compute: Callable[[list[Any]], Sequence[Any]],
         *,
         chunk: int,
+        together: int = 1,
         label: str = "",
     ) -> list[Any]:
         """One JSON value per item, computed chunk by chunk where the store has none.
 
         `compute` gets the items of one chunk and returns as many values, in order. Items and values are anything JSON can
         hold. `chunk` is the stage's own constant: changing it changes what is computed together, and so the results.
+        A stage whose items are asked for in ever other selections keeps each by itself (chunk 1), and has so many of the
+        missing ones computed `together`: nothing is computed twice then, but in floating point a value may depend, in its last
+        bits, on what was missing beside it.
         """
         plain = json.loads(canonical(list(items)))
         chunks = [plain[i : i + chunk] for i in range(0, len(plain), chunk)]
@@ -135,22 +139,22 @@ class Store:
                 stored = self._db.execute("SELECT value FROM rows WHERE chunk = ? ORDER BY position", (key,))
                 found[key] = [json.loads(v) for (v,) in stored]
         cached = sum(len(found[k]) for k in keys if k in found)
-        todo = [(k, c) for k, c in zip(keys, chunks, strict=True) if k not in found]
+        todo = list({k: c for k, c in zip(keys, chunks, strict=True) if k not in found}.items())
         with progress(len(plain), cached, label or stage, quiet=not todo) as bar:
-            for key, part in todo:
-                if key in found:
-                    continue
+            for group in (todo[i : i + together] for i in range(0, len(todo), together)):
                 start, busy = time.monotonic(), _processor()
-                self._attempt(key, stage)
-                computed: list[Any] = json.loads(canonical(list(compute(part))))
-                if len(computed) != len(part):
-                    raise RuntimeError(f"{stage}: {len(computed)} values for {len(part)} items")
-                took = time.monotonic() - start
-                self._commit(key, stage, version, options, part, computed, took)
-                self._write("INSERT OR REPLACE INTO processor VALUES (?,?)", [(key, _processor() - busy)])
-                found[key] = computed
-                seconds[key] = took
-                bar.update(len(part))
+                for key, _ in group:
+                    self._attempt(key, stage)
+                items = [item for _, part in group for item in part]
+                computed: list[Any] = json.loads(canonical(list(compute(items))))
+                if len(computed) != len(items):
+                    raise RuntimeError(f"{stage}: {len(computed)} values for {len(items)} items")
+                took = (time.monotonic() - start) / len(items)
+                found |= self._commit(stage, version, options, group, computed, took)
+                seconds |= {key: took * len(part) for key, part in group}
+                busy = (_processor() - busy) / len(items)
+                self._write("INSERT OR REPLACE INTO processor VALUES (?,?)", [(k, busy * len(part)) for k, part in group])
+                bar.update(len(items))
         new = [key for key in found if key not in self._counted]
         self._counted.update(new)
         tokens = {key: sum(v.get("tokens", 0) for v in found[key] if isinstance(v, dict)) for key in found}
@@ -211,17 +215,26 @@ class Store:
         self._write("INSERT INTO attempts VALUES (?,?,?,?)", [(key, stage, os.getpid(), time.time())])
 
     def _commit(
-        self, key: str, stage: str, version: int, options: Any, items: list[Any], values: list[Any], seconds: float
-    ) -> None:
-        rows = [(key, i, canonical(a), canonical(b)) for i, (a, b) in enumerate(zip(items, values, strict=True))]
+        self, stage: str, version: int, options: Any, chunks: Sequence[tuple[str, list[Any]]], values: list[Any], seconds: float
+    ) -> dict[str, list[Any]]:
+        """The values, by chunk, once they are kept; `seconds` are those of one row."""
+        left = iter(values)
+        found = {key: [next(left) for _ in part] for key, part in chunks}
+        said, now = canonical(options), time.time()
+        rows = [
+            (key, i, canonical(a), canonical(b))
+            for key, part in chunks
+            for i, (a, b) in enumerate(zip(part, found[key], strict=True))
+        ]
+        kept = [(key, stage, version, said, len(part), seconds * len(part), now) for key, part in chunks]
         try:
             with self._db:
                 self._db.execute("BEGIN IMMEDIATE")
                 self._db.executemany("INSERT OR REPLACE INTO rows VALUES (?,?,?,?)", rows)
-                self._db.execute("INSERT OR REPLACE INTO chunks VALUES (?,?,?,?,?,?,?)",
-                                 (key, stage, version, canonical(options), len(rows), seconds, time.time()))  # fmt: skip
+                self._db.executemany("INSERT OR REPLACE INTO chunks VALUES (?,?,?,?,?,?,?)", kept)
         except sqlite3.OperationalError as error:
             raise self._disk(error) from error
+        return found
 
     def _write(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
         try:

@@ -216,9 +216,11 @@ def rationales(
 ) -> list[dict[str, Any]]:
     """What the teacher writes for items of `input`, `target` and `instruction` (and a `seed`, where it is sampled): `text`, why it
     `ended`, and the `tokens` it cost."""
-    pattern = prompts.rationale_pattern(task, settings.rationale_tokens) if settings.style == "continuation" else ""
+    patterns = [""] * len(items)
+    if settings.style == "continuation":
+        patterns = [prompts.rationale_pattern(task, i["target"], settings.rationale_tokens) for i in items]
     texts = [rationale_prompt(teacher, task, settings, i["input"], i["target"], i["instruction"]) for i in items]
-    shared = sharing(texts, [pattern] * len(texts))
+    shared = sharing(texts, patterns)
     asked = [replace(p, seed=i.get("seed", 0)) for p, i in zip(shared, items, strict=True)]
     stop = (task.answer.close,) if task.answer.tagged else ()
     outputs = teacher.generate(asked, Sampling(_room(settings, settings.rationale_tokens), temperature, settings.top_p, stop))

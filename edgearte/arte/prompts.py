@@ -79,24 +79,32 @@ def rationale_chat(lm: LM, task: Task, text: str, instruction: str) -> str:
 
 def rationale_continuation(task: Task, seeds: Sequence[Question], text: str, target: str, opening: str) -> str:
     """The seeds' rationales, then this question's, broken off after its opening words. With a closed set of answers the reasoning
-    is asked for a given answer; otherwise it comes first and the answer follows."""
-    if task.answer.choices:
+    is asked for the given answer; where none is given, it comes first and the answer follows."""
+    if given(task, target):
         shown = "\n\n".join(f"Question: {s.input}\nAnswer: {s.target}\nWhy: {s.rationale}" for s in seeds)
         return f"{shown}\n\nQuestion: {text}\nAnswer: {target}\nWhy:{opening and ' ' + opening}"
     shown = "\n\n".join(f"Question: {s.input}\nAnswer: {NAIVE} {s.rationale} {_answer(task, s.target)}" for s in seeds)
     return f"{task.description}\n\n{shown}\n\nQuestion: {text}\nAnswer: {NAIVE}{opening and ' ' + opening}"
 
 
-def rationale_pattern(task: Task, tokens: int) -> str:
-    """One line of reasoning; where the set of answers is open, with an answer between tags at its end."""
+def given(task: Task, target: str) -> bool:
+    """Whether a continuation's rationale is asked for a given answer, and does not find its own."""
+    return bool(task.answer.choices and target)
+
+
+def rationale_pattern(task: Task, target: str, tokens: int) -> str:
+    """One line of reasoning; where no answer is given, with one between tags at its end."""
     line = rf" [^<>\n]{{4,{tokens * CHARACTERS}}}"
-    return rf"{line}\n" if task.answer.choices else rf"{line} ?{task.answer.open}[^<>\n]{{1,80}}{task.answer.close}"
+    if given(task, target):
+        return rf"{line}\n"
+    answer = "|".join(map(re.escape, task.answer.choices)) or r"[^<>\n]{1,80}"
+    return rf"{line} ?{task.answer.open}({answer}){task.answer.close}"
 
 
 def rationale_text(task: Task, target: str, opening: str, written: str) -> str:
     """The whole rationale of a continuation: opening words, what was written, and the answer it was asked for."""
     reasoning = f"{opening} {written.strip()}".strip()
-    return f"{reasoning} {_answer(task, target)}" if task.answer.choices else reasoning
+    return f"{reasoning} {_answer(task, target)}" if given(task, target) else reasoning
 
 
 def _answer(task: Task, target: str) -> str:

@@ -1,0 +1,39 @@
+"""What the teacher answers to questions of a pool: the calls that a budget is spent on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from edgearte.answers import extract, matches, spelled, valid_target
+from edgearte.arte import draft
+from edgearte.lm.base import LM
+from edgearte.records import Annotation, Question
+from edgearte.store import Store
+from edgearte.task import Task
+
+VERSION = 1
+ROWS = 64  # answers computed together
+
+
+def annotate(
+    teacher: LM, task: Task, settings: draft.Settings, questions: Sequence[Question], store: Store, *, label: str
+) -> list[Annotation]:
+    """One call a question, with the naive prompt and no word of the answer; a question's own target, if it has one, stays unseen."""
+    items = [{"input": q.input, "target": "", "instruction": draft.naive(settings)} for q in questions]
+
+    def compute(part: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return draft.rationales(teacher, task, settings, part)
+
+    rows = store.rows(
+        "annotate", VERSION, draft.options(teacher, task, settings), items, compute, chunk=1, together=ROWS, label=label
+    )
+    return [annotation(task, q, row["text"], row["tokens"]) for q, row in zip(questions, rows, strict=True)]
+
+
+def annotation(task: Task, question: Question, text: str, tokens: int) -> Annotation:
+    """A teacher's text with the answer found in it, and whether that is right where the question brings its target."""
+    found = extract(text, task.answer)
+    answer = spelled(found, task.answer) if found is not None and valid_target(found, task.answer) else None
+    right = matches(found, question.target, task.answer) if question.target else None
+    return Annotation(question.id, question.input, text, answer, right, tokens)
