@@ -26,7 +26,8 @@ def build(recipe_path: Path, overrides: list[str], runs: Path) -> Result:
 
     with opened(recipe_path, overrides, runs) as (setup, run):
         recipe, task, teacher, student = setup.recipe, setup.task, setup.teacher, setup.student
-        key = digest("build", __version__, recipe, task, teacher.identity, student.identity, _catalogued(recipe))
+        models = [m.identity for m in (teacher, student, setup.assistant) if m]
+        key = digest("build", __version__, recipe, task, *models, _catalogued(recipe))
         if done := _finished(run, key):
             return done
         if recipe.on_policy.when != "never":
@@ -48,7 +49,7 @@ def _build(setup: Setup, run: Path, key: str) -> Result:
     _write_data(run / "data", found)
     if any(not a.failed for a in found.artifacts):
         write_bundle(
-            run / "bundle", name=setup.recipe.name, checkpoint=found.taught[loop.ARTE], artifacts=found.artifacts,
+            run / "bundle", name=setup.recipe.name, checkpoint=found.taught[found.lesson.best], artifacts=found.artifacts,
             card=outcome.card(found, result),
             lineage=[vars(step) for step in result.lineage],
         )  # fmt: skip
@@ -92,22 +93,29 @@ def _write_data(folder: Path, found: Found) -> None:
     from edgearte.arte import prompts
     from edgearte.train import sft
 
+    lesson = found.lesson
     tables: dict[str, list[dict[str, Any]]] = {
         "drafts": [
             {"id": d.id, "input": d.input, "target": d.target, "source": d.source, "seeds": list(d.seeds),
              "strategy": x.strategy, "rationale": x.text, "answer": x.answer}
-            for once in found.rounds for d in once.drafts for x in d.rationales
+            for once in lesson.rounds for d in once.drafts for x in d.rationales
         ],
-        "preferences": [vars(p) for once in found.rounds for p in once.preferred.preferences],
-        "pairs": [vars(p) for once in found.rounds for p in once.pairs],
+        "preferences": [vars(p) for once in lesson.rounds for p in once.preferred.preferences],
+        "pairs": [vars(p) for once in lesson.rounds for p in once.pairs],
         "preference-set": [
             {"id": q.id, "input": q.input, "target": q.target, "alpha": a, "alpha_sd": sd, "beta": b}
-            for q in found.asked.questions
-            for a, sd, b in [found.asked.items.get(q.id, (None, None, None))]
+            for asked in ([lesson.asked] if lesson.asked else [])
+            for q in asked.questions
+            for a, sd, b in [asked.items.get(q.id, (None, None, None))]
         ],
+        "annotations": [
+            {**vars(j.annotation), "phase": j.phase, "confidence": j.confidence, "kept": j.kept}
+            for found in ([lesson.assisted] if lesson.assisted else []) for j in found.judged
+        ],
+        "doubts": [vars(d) for found in ([lesson.assisted] if lesson.assisted else []) for d in found.doubts],
     }  # fmt: skip
     header, how = found.setup.task.header, found.setup.form
-    for arm, examples in found.sets.items():
+    for arm, examples in lesson.sets.items():
         rows = sft.rows(examples, lambda text: prompts.asked(header, how, text))
         extra = [{"id": e.id, "target": e.target, "source": e.source} for e in examples]
         tables[f"train-{arm.replace(' ', '-').lower()}"] = [{**a, **b} for a, b in zip(rows, extra, strict=True)]

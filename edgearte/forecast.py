@@ -61,6 +61,7 @@ class Sizes:
 def check(recipe: Recipe, task: Task) -> None:
     """Everything that would stop a build later, said now: models, presets and suite. `room` checks memory and disk."""
     named = [(f"{role}.model", m.model, m.revision) for role, m in (("teacher", recipe.teacher), ("student", recipe.student))]
+    named += [("assist.model", recipe.assist.model, recipe.assist.revision)] if recipe.assist else []
     named += [(f"prefer.responders.{i}.model", r.model, "") for i, r in enumerate(recipe.prefer.responders)]
     problems = [
         Problem(f"{key}: {p.message}", p.where)
@@ -73,6 +74,8 @@ def check(recipe: Recipe, task: Task) -> None:
                 load_preset(name) if kind == "export" else catalogue.load(kind, name)
             except UserError as error:
                 problems += error.problems
+    if recipe.assist and "questions" in recipe.assist.pool and not task.pool:
+        problems.append(Problem("assist.pool: questions are those of task.pool, which this recipe has not"))
     if recipe.teacher.style == "continuation" and not any(q.rationale for q in task.seeds):
         problems.append(
             Problem("teacher.style: continuation goes on with a pattern, so at least one seed needs a rationale")

@@ -64,8 +64,9 @@ def _anchored(recipe: Recipe, base: Path) -> Recipe:
         if (section := getattr(recipe.task, role)) is not None
     }
     models = {
-        role: getattr(recipe, role).model_copy(update={"model": absolute(getattr(recipe, role).model)})
-        for role in ("teacher", "student")
+        role: section.model_copy(update={"model": absolute(section.model)})
+        for role in ("teacher", "student", "assist")
+        if (section := getattr(recipe, role)) is not None
     }
     responders = tuple(r.model_copy(update={"model": absolute(r.model)}) for r in recipe.prefer.responders)
     checker = tuple(absolute(part) for part in recipe.verify.checker)

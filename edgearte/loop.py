@@ -8,10 +8,10 @@ task ─► draft ─► prefer ─► align ─► tailor ─► train ─► e
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgearte import decide, steps
+from edgearte import assisted, decide, steps
 from edgearte.arte import draft, prefer, tailor
 from edgearte.arte.preference_set import PreferenceSet
 from edgearte.errors import UserError
@@ -20,6 +20,7 @@ from edgearte.records import Artifact, Draft, Example, Measurement, Pair
 from edgearte.setup import Setup
 
 UNTAUGHT, SEEDS, UNALIGNED, ARTE = "untaught", "seeds alone", "unaligned teacher", "ARTE"
+NO_SIGNAL, ASSISTED = "no signal", "assisted"
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,26 @@ class Round:
 
 
 @dataclass(frozen=True)
+class Lesson:
+    """What the student is to be taught, arm by arm and of equal size, and how it came about; `best` is the arm that is delivered,
+    `plain` the one without what the method adds."""
+
+    best: str
+    plain: str
+    teacher: Path
+    sets: Mapping[str, tuple[Example, ...]]
+    asked: PreferenceSet | None = None
+    rounds: tuple[Round, ...] = ()
+    tailored: Mapping[str, tailor.Tailored] = field(default_factory=dict)
+    assisted: assisted.Assisted | None = None
+
+
+@dataclass(frozen=True)
 class Found:
     """Everything a build found; `outcome.py` turns it into a result."""
 
     setup: Setup
-    asked: PreferenceSet
-    rounds: tuple[Round, ...]
-    tailored: Mapping[str, tailor.Tailored]
-    sets: Mapping[str, tuple[Example, ...]]
+    lesson: Lesson
     taught: Mapping[str, Path]
     answers: Mapping[tuple[str, int], list[Answer]]  # by arm and number of examples shown, as checkpoint
     artifacts: tuple[Artifact, ...]
@@ -52,7 +65,34 @@ class Found:
 
 
 def run(setup: Setup) -> Found:
-    """As many times through the loop as the recipe has rounds; then out to the device."""
+    """A lesson, by ARTE or by a teaching assistant; then out to the device."""
+    lesson = with_assistant(setup) if setup.recipe.assist else arte(setup)
+    best = lesson.best
+
+    # train: one student an arm, equal in size and steps
+    taught = {arm: steps.taught(setup, examples, arm) for arm, examples in lesson.sets.items()}
+    if setup.recipe.on_policy.when != "never":
+        start = taught[best] if setup.recipe.on_policy.when == "after" else setup.student.folder
+        taught[best] = steps.distilled(setup, start, lesson.teacher, lesson.sets[best], best)
+    students = {UNTAUGHT: setup.student.folder, **taught}
+    shots = (0, *setup.recipe.measure.shots)
+    answers = {(arm, n): steps.answers(setup, folder, arm, n) for n in shots for arm, folder in students.items()}
+
+    # export and measure: what counts is the file
+    model = steps.student(setup, taught[best])
+    artifacts = steps.exported(setup, model, answers[best, 0])
+    usable = [a for a in artifacts if not a.failed]
+    artifact_answers = {a.preset: steps.artifact_answers(setup, model, a) for a in usable}
+    measurements = {a.preset: steps.measured(setup, model, a) for a in usable}
+
+    # decide
+    questions = len(next(iter(artifact_answers.values()), []))
+    choice = decide.choose(artifacts, artifact_answers, answers[best, 0][:questions])
+    return Found(setup, lesson, taught, answers, artifacts, artifact_answers, measurements, choice)
+
+
+def arte(setup: Setup) -> Lesson:
+    """As many times through the loop as the recipe has rounds."""
     asked = steps.preference_questions(setup)
     teacher, student = setup.teacher.folder, setup.student.folder
     rounds: list[Round] = []
@@ -67,31 +107,20 @@ def run(setup: Setup) -> Found:
         ours.append(steps.tailored(setup, teacher, ARTE + again, "tailor" + again))
         if number < setup.recipe.rounds:  # the next round asks the student that all rounds so far have taught
             student = steps.taught(setup, _together(ours).examples, ARTE + again)
-
-    # train: one student an arm, equal in size and steps
     tailored = {UNALIGNED: _together(plain), ARTE: _together(ours)}
-    sets = _sets(setup, tailored)
-    taught = {arm: steps.taught(setup, examples, arm) for arm, examples in sets.items()}
-    if setup.recipe.on_policy.when != "never":
-        start = taught[ARTE] if setup.recipe.on_policy.when == "after" else setup.student.folder
-        taught[ARTE] = steps.distilled(setup, start, teacher, sets[ARTE], ARTE)
-    students = {UNTAUGHT: setup.student.folder, **taught}
-    shots = (0, *setup.recipe.measure.shots)
-    answers = {(arm, n): steps.answers(setup, folder, arm, n) for n in shots for arm, folder in students.items()}
+    return Lesson(ARTE, UNALIGNED, teacher, _sets(setup, tailored), asked, tuple(rounds), tailored)
 
-    # export and measure: what counts is the file
-    best = steps.student(setup, taught[ARTE])
-    artifacts = steps.exported(setup, best, answers[ARTE, 0])
-    usable = [a for a in artifacts if not a.failed]
-    artifact_answers = {a.preset: steps.artifact_answers(setup, best, a) for a in usable}
-    measurements = {a.preset: steps.measured(setup, best, a) for a in usable}
 
-    # decide
-    questions = len(next(iter(artifact_answers.values()), []))
-    choice = decide.choose(artifacts, artifact_answers, answers[ARTE, 0][:questions])
-    return Found(
-        setup, asked, tuple(rounds), tailored, sets, taught, answers, artifacts, artifact_answers, measurements, choice
-    )
+def with_assistant(setup: Setup) -> Lesson:
+    """What a budget of the teacher's answers buys with an assistant; and as much bought at random, to compare with."""
+    how = setup.recipe.assist
+    if how is None:
+        raise RuntimeError("this recipe has no assistant")
+    plain = assisted.teach(setup, how.model_copy(update={"signals": ()}), NO_SIGNAL)
+    ours = assisted.teach(setup, how, ASSISTED)
+    sets = {NO_SIGNAL: plain.examples, ASSISTED: ours.examples}
+    sets = {SEEDS: tailor.seeds_alone(setup.task, how.budget.calls), **sets}
+    return Lesson(ASSISTED, NO_SIGNAL, setup.teacher.folder, sets, assisted=ours)
 
 
 def once(

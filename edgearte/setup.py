@@ -32,6 +32,7 @@ class Setup:
     teacher: Weights
     student: Weights
     store: Store
+    assistant: Weights | None = None
 
     @cached_property
     def form(self) -> str:
@@ -55,7 +56,9 @@ def opened(recipe_path: Path, overrides: list[str], runs: Path, suffix: str = ""
     try:
         teacher = weights.resolve(recipe.teacher.model, store, revision=recipe.teacher.revision)
         student = weights.resolve(recipe.student.model, store, revision=recipe.student.revision)
-        yield Setup(recipe, task, teacher, student, store), run
+        how = recipe.assist
+        assistant = weights.resolve(how.model, store, revision=how.revision) if how else None
+        yield Setup(recipe, task, teacher, student, store, assistant), run
     finally:
         store.close()
 

@@ -9,7 +9,6 @@ from edgearte import steps
 from edgearte.answers import grade
 from edgearte.arte import draft, prompts
 from edgearte.assist import annotate, confidence, signals
-from edgearte.lm import weights
 from edgearte.lm.hf import TransformersLM, form
 from edgearte.recipe import Assist
 from edgearte.records import Annotation, Question
@@ -39,7 +38,9 @@ def annotated(setup: Setup, questions: Sequence[Question], phase: str) -> list[A
 
 def trusted(setup: Setup, how: Assist, said: Sequence[tuple[str, str]], label: str) -> list[float]:
     """The assistant's confidence in each (question, answer)."""
-    found = weights.resolve(how.model, setup.store, revision=how.revision)
+    found = setup.assistant
+    if found is None:
+        raise RuntimeError("this recipe has no assistant")
     model = TransformersLM(found.folder, found.identity, dtype=how.dtype)
     shares = confidence.confidences(model, form(found.folder), setup.task, said, how.confidence, setup.store, label=label)
     model.release()

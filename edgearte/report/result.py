@@ -12,6 +12,7 @@ import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from edgearte.assist.calibration import Calibration
 from edgearte.errors import Problem, UserError
 from edgearte.records import Accuracy, Artifact, Measurement
 
@@ -144,6 +145,41 @@ class Alignment:
 
 
 @dataclass(frozen=True)
+class AnnotationSample:
+    """One answer of the teacher, when it was asked for, the assistant's confidence in it, whether it was kept, and whether it is right
+    (`None`: not asked, not known)."""
+
+    input: str
+    text: str
+    answer: str
+    phase: str
+    confidence: float | None
+    kept: bool
+    right: bool | None
+
+
+@dataclass(frozen=True)
+class Assistance:
+    """What a budget of the teacher's answers bought with the help of an assistant, and how well that one knows right from wrong, of the
+    teacher's answers and of the student's (`None` where no target says)."""
+
+    assistant: str
+    signals: tuple[str, ...]
+    confidence: str
+    pool: int
+    calls: int
+    tokens: int
+    warmup: int
+    kept: int
+    unanswered: int
+    threshold: float | None
+    threshold_from: str
+    on_teacher: Calibration | None
+    on_student: Calibration | None
+    samples: tuple[AnnotationSample, ...] = ()
+
+
+@dataclass(frozen=True)
 class Tailored:
     """What one arm's teacher wrote for the student to learn from."""
 
@@ -260,6 +296,7 @@ class Result:
     drafts: Drafts | None = None
     preferences: Preferences | None = None
     alignment: Alignment | None = None
+    assistance: Assistance | None = None
     tailored: dict[str, Tailored] = field(default_factory=dict)  # arm -> set
     training: dict[str, Training] = field(default_factory=dict)  # arm -> run
     accuracy: tuple[AccuracyRow, ...] = ()
