@@ -18,6 +18,7 @@ from edgearte.report.result import AlignmentStep
 from edgearte.report.words import visible
 
 if TYPE_CHECKING:
+    from edgearte.assist.calibration import Bin
     from matplotlib.figure import Figure
 
 _LONGEST = 28  # characters of a label
@@ -156,6 +157,22 @@ def histogram(name: str, values: Sequence[float], xlabel: str, ylabel: str) -> s
         ax.yaxis.get_major_locator().set_params(integer=True)
 
     return _svg(name, draw, height=200)
+
+
+def reliability(name: str, bins: Sequence[Bin], xlabel: str, ylabel: str) -> str:
+    """The share of right answers against confidence, a dot a bin as large as the bin is full; on the line confidence is earned."""
+
+    def draw(figure: Figure) -> None:
+        ax = _axes(figure, xlabel, ylabel)
+        ax.plot([0, 1], [0, 1], color=MUTED, lw=1, ls=(0, (3, 3)))
+        most = max(b.n for b in bins)
+        ax.plot([b.confidence for b in bins], [b.right for b in bins], color=SERIES[0], lw=1.2, alpha=0.55)
+        for b in bins:
+            ax.plot([b.confidence], [b.right], marker="o", ms=5 + 9 * math.sqrt(b.n / most), color=SERIES[0], mec=SURFACE, mew=1)
+        ax.set_xlim(-0.04, 1.04)
+        ax.set_ylim(-0.06, 1.06)
+
+    return _svg(name, draw, height=240)
 
 
 def _axes(figure: Figure, xlabel: str, ylabel: str, place: tuple[int, int, int] = (1, 1, 1)) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from edgearte.records import Accuracy, Artifact, Spread
@@ -147,3 +147,16 @@ def flat(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
         yield key, ", ".join(str(v) for v in value)
     elif value not in (None, ""):
         yield key, str(value)
+
+
+DOUBTS = {"consistency": "the student's answers differed most", "student": "the assistant doubted the student's answer most"}
+
+
+def doubts(signals: Sequence[str]) -> str:
+    """What chose the questions the teacher was asked."""
+    return " and ".join(text for signal, text in DOUBTS.items() if signal in signals) or "chance took them too"
+
+
+def model_name(source: str) -> str:
+    """A model's name for a reader: of a path only the last part."""
+    return source.rstrip("/").rpartition("/")[2] or source
