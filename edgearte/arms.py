@@ -5,16 +5,18 @@ that what two arms share is computed once, and what an arm costs is counted as i
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
-from edgearte import loop, steps
+from edgearte import assisted, loop, steps
 from edgearte.arte import tailor
 from edgearte.arte.prefer import rationale_scores
 from edgearte.arte.preference_set import PreferenceSet
-from edgearte.loop import ARTE, SEEDS, UNALIGNED, UNTAUGHT
+from edgearte.loop import ARTE, ASSISTED, NO_SIGNAL, SEEDS, UNALIGNED, UNTAUGHT
+from edgearte.recipe import Assist
 from edgearte.records import Draft, Example, Rationale
 from edgearte.setup import Setup
 from edgearte.store import seed_of
@@ -42,6 +44,52 @@ ABOUT = {
 }
 
 
+ALONE = {
+    "self-consistency alone": ("consistency",),
+    "assistant on the student alone": ("student",),
+    "assistant on the teacher alone": ("teacher",),
+}
+WITHOUT_WARM_UP, WITHOUT_FILTER = "without the warm-up", "without the filter"
+
+ASSISTANT = {
+    NO_SIGNAL: "the teacher asked at random, every answer believed",
+    "self-consistency alone": "the teacher asked where the student's samples differ most",
+    "assistant on the student alone": "the teacher asked where the assistant doubts the student most",
+    "assistant on the teacher alone": "the teacher asked at random, and believed where the assistant is sure",
+    WITHOUT_WARM_UP: "all signals, of the student as it came",
+    WITHOUT_FILTER: "both of the student's signals, every answer believed",
+    ASSISTED: "all signals, after a warm-up",
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm: its method by name, the arm it is compared with, and the teacher's answers it may buy (0: it buys none)."""
+
+    method: str
+    baseline: str
+    calls: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"{self.method}, {self.calls} calls" if self.calls else self.method
+
+    @property
+    def about(self) -> str:
+        return {**ABOUT, **ASSISTANT}.get(self.method, "tailored by a teacher that was aligned elsewhere")
+
+
+def ordered(wanted: Sequence[str], budgets: Sequence[int]) -> list[Arm]:
+    """The wanted arms in the order of their tables, those with an assistant once a budget; and with them those they are compared with."""
+    bought = [m for m in ASSISTANT if m in wanted]
+    written = [m for m in ABOUT if m in wanted and m not in (UNTAUGHT, SEEDS)]
+    plain = [m for m in ABOUT if m in wanted or (m == UNALIGNED and (written or not bought))]
+    against = UNALIGNED if UNALIGNED in plain else f"{NO_SIGNAL}, {max(budgets)} calls"
+    arms = [Arm(m, against) for m in plain]
+    methods = [m for m in ASSISTANT if m in (NO_SIGNAL, *bought)] if bought else []
+    return arms + [Arm(m, f"{NO_SIGNAL}, {calls} calls", calls) for calls in budgets for m in methods]
+
+
 @dataclass(frozen=True)
 class Made:
     """What an arm teaches with: examples, the teacher they came from, and what should be known about how it came to them."""
@@ -51,19 +99,37 @@ class Made:
     note: str = ""
 
 
-def make(setup: Setup, asked: PreferenceSet, arm: str, transferred: Path | None = None) -> Made:
+def make(setup: Setup, arm: Arm, transferred: Path | None = None) -> Made:
     """The examples of an arm that teaches with a teacher's writing (all but the untaught one and the seeds alone)."""
-    plain = setup.teacher.folder
-    if arm in (RANDOM, BEST, CONSISTENT, GRAPE):
-        return Made(_selected(setup, asked, arm), plain)
-    if arm in (UNALIGNED, TRANSFERRED):
-        author = transferred if arm == TRANSFERRED and transferred else plain
-        return Made(steps.tailored(setup, author, arm).examples, author)
-    if arm == ON_POLICY:
-        reason = distill.shared_tokenizer(setup.student.folder, plain)
-        return Made((), plain, f"not run: {reason}") if reason else _aligned(setup, asked, ARTE)
-    scorer = "influence" if arm == INFLUENCE else ""
-    return _aligned(setup, asked, arm, KINDS.get(arm, ("question", "rationale")), scorer)
+    plain, method = setup.teacher.folder, arm.method
+    if method in ASSISTANT:
+        return Made(assisted.teach(setup, _assist(setup, arm), arm.name).examples, plain)
+    if method in (UNALIGNED, TRANSFERRED):
+        author = transferred if method == TRANSFERRED and transferred else plain
+        return Made(steps.tailored(setup, author, method).examples, author)
+    if method == ON_POLICY and (reason := distill.shared_tokenizer(setup.student.folder, plain)):
+        return Made((), plain, f"not run: {reason}")
+    asked = steps.preference_questions(setup)
+    if method in (RANDOM, BEST, CONSISTENT, GRAPE):
+        return Made(_selected(setup, asked, method), plain)
+    if method == ON_POLICY:
+        return _aligned(setup, asked, ARTE)
+    scorer = "influence" if method == INFLUENCE else ""
+    return _aligned(setup, asked, method, KINDS.get(method, ("question", "rationale")), scorer)
+
+
+def _assist(setup: Setup, arm: Arm) -> Assist:
+    """The recipe's assistant, with what the arm leaves out left out."""
+    whole = setup.recipe.assist
+    if whole is None:
+        raise RuntimeError("this recipe has no assistant")
+    signals = {NO_SIGNAL: (), WITHOUT_FILTER: tuple(s for s in whole.signals if s != "teacher"), **ALONE}
+    changed: dict[str, Any] = {"budget": whole.budget.model_copy(update={"calls": arm.calls})}
+    if arm.method in signals:
+        changed["signals"] = signals[arm.method]
+    if arm.method == WITHOUT_WARM_UP:
+        changed["warmup"] = 0.0
+    return whole.model_copy(update=changed)
 
 
 def _aligned(
@@ -102,8 +168,8 @@ def _choice(
     return lambda d: max(d.rationales, key=lambda r: scores.get((d.id, r.strategy), nothing))
 
 
-def teach(setup: Setup, arm: str, made: Made, examples: tuple[Example, ...]) -> Path:
+def teach(setup: Setup, arm: Arm, made: Made, examples: tuple[Example, ...]) -> Path:
     """The student after the arm's training on `examples`, a part of what it made."""
-    if arm == ON_POLICY:
-        return steps.distilled(setup, setup.student.folder, made.teacher, examples, arm)
-    return steps.taught(setup, examples, arm)
+    if arm.method == ON_POLICY:
+        return steps.distilled(setup, setup.student.folder, made.teacher, examples, arm.name)
+    return steps.taught(setup, examples, arm.name)

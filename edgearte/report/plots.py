@@ -12,14 +12,16 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from edgearte.report.result import AlignmentStep
 from edgearte.report.words import visible
 
 if TYPE_CHECKING:
-    from edgearte.assist.calibration import Bin
     from matplotlib.figure import Figure
+
+    from edgearte.assist.calibration import Bin
 
 _LONGEST = 28  # characters of a label
 WIDTH, HEIGHT = 320, 235  # points, which are the units of the picture
@@ -95,6 +97,27 @@ def dots(name: str, arms: Sequence[Dot], xlabel: str) -> str:
         ax.set_ylim(-0.6, len(arms) - 0.4)
 
     return _svg(name, draw, height=70 + 21 * len(arms))
+
+
+def by_budget(name: str, series: Mapping[str, Sequence[tuple[float, Dot]]], xlabel: str, ylabel: str) -> str:
+    """Accuracy against a budget, a line a method with the interval of each of its dots; methods stand a little beside each other."""
+
+    def draw(figure: Figure) -> None:
+        ax = _axes(figure, xlabel, ylabel)
+        budgets = sorted({x for line in series.values() for x, _ in line})
+        step = min((b - a for a, b in pairwise(budgets)), default=1) / (2.5 * len(series))
+        colors = (MUTED, *SERIES)
+        for i, (label, line) in enumerate(series.items()):
+            highlighted = any(d.highlighted for _, d in line)
+            color, marker = colors[i % len(colors)], "osD^vPX"[i % 7]
+            xs = [x + step * (i - (len(series) - 1) / 2) for x, _ in line]
+            ax.plot(xs, [100 * d.x for _, d in line], color=color, lw=2.2 if highlighted else 1.1, marker=marker, ms=6, mec=SURFACE,
+                    label=_name(label))  # fmt: skip
+            ax.vlines(xs, [100 * d.low for _, d in line], [100 * d.high for _, d in line], color=color, lw=0.9, alpha=0.55)
+        ax.set_xticks(budgets, [f"{b:g}" for b in budgets])
+        figure.legend(loc="outside lower left", ncols=1, frameon=False, fontsize=9.5, labelcolor=INK)
+
+    return _svg(name, draw, height=HEIGHT + 17 * len(series))
 
 
 def curves(name: str, series: Mapping[str, Sequence[tuple[float, float]]], xlabel: str, ylabel: str) -> str:
