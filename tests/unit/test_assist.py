@@ -1,0 +1,318 @@
+"""The teaching assistant: what its signals say, and that a planted noisy teacher is seen through."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgearte import assisted
+from edgearte.answers import AnswerFormat
+from edgearte.arte import draft
+from edgearte.assist import annotate, calibration, confidence, signals, steps
+from edgearte.assist.signals import Sampled
+from edgearte.cli import main
+from edgearte.errors import UserError
+from edgearte.lm.base import Completion, Prompt, Sampling, Score
+from edgearte.recipe import Assist, Budget
+from edgearte.records import Annotation, Question
+from edgearte.setup import Setup
+from edgearte.store import Store
+from edgearte.task import Task, load_questions
+from tests import tiny
+
+SEEDS = (Question("s0", "two and two?", "4", "two and two"), Question("s1", "one and two?", "3", "one and two"))
+TASK = Task("t", "Add.", AnswerFormat("number"), SEEDS, SEEDS, (Question("e0", "six and six?", "12"),))
+ASK = draft.Settings("chat", 2, 2, 1.0, 1.0, 50, 50, 0.0, 0.9, 2, 0)
+
+answers = st.lists(st.none() | st.sampled_from("abcd"), min_size=2, max_size=8)
+shares = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=30)
+
+
+class Scripted:
+    """A model whose words and likelihoods functions of the prompt decide; it remembers what it was asked."""
+
+    identity = "scripted"
+
+    def __init__(self, says: Callable[[str], str] = str, sure: Callable[[str, str], float] = lambda *_: 0.0) -> None:
+        self.says, self.sure, self.asked = says, sure, list[str]()
+
+    def generate(self, rows: Sequence[Prompt], sampling: Sampling) -> list[Completion]:
+        self.asked += [p.prefix + p.text for p in rows]
+        return [Completion(self.says(p.prefix + p.text), 10, 5, "stop") for p in rows]
+
+    def loglikelihood(self, pairs: Sequence[tuple[Prompt, str]]) -> list[Score]:
+        self.asked += [p.prefix + p.text for p, _ in pairs]
+        return [Score(self.sure(p.prefix + p.text, word), 1) for p, word in pairs]
+
+    def chat(self, messages: Sequence[dict[str, str]]) -> str:
+        return "".join(f"[{m['role']}]{m['content']}" for m in messages) + "[assistant]"
+
+
+def said(*found: str | None) -> Sampled:
+    return Sampled(tuple(f"text {k} {a}" for k, a in enumerate(found)), found)
+
+
+@given(answers)
+def test_uncertainty_is_a_share_and_nothing_where_all_agree(found: list[str | None]) -> None:
+    for measure in ("answers", "texts", "entropy"):
+        assert 0 <= signals.uncertainty(said(*found), measure) <= 1 + 1e-9
+    agree = said(*["a"] * len(found))
+    assert signals.uncertainty(agree, "answers") == signals.uncertainty(agree, "entropy") == 0
+    assert signals.uncertainty(agree, "texts") == 1, "texts are told apart even where their answers agree"
+
+
+def test_uncertainty_counts_what_differs() -> None:
+    assert signals.uncertainty(said("4", "4", "5", "4"), "answers") == pytest.approx(1 / 3)
+    assert signals.uncertainty(said("4", "5", "6", "7"), "answers") == 1
+    assert signals.uncertainty(said("yes", "Yes", "no", "no"), "entropy") == pytest.approx(math.log(2) / math.log(4))
+    # Four samples without an answer do not agree on anything.
+    assert signals.uncertainty(said(None, None, None, None), "answers") == 1
+    assert said(None, "5", "4", "4").usual == "text 2 4"
+    assert said(None, None).usual == "text 0 None"
+
+
+def test_ranks_are_averaged_and_ties_stay_in_their_order() -> None:
+    assert signals.order([[0.1, 0.9, 0.5], [0.2, 0.1, 0.9]]) == [2, 1, 0]
+    assert signals.order([[0.5, 0.5, 0.5]]) == [0, 1, 2]
+    assert signals.order([[0.0, 1e-9, 0.0], [7.0, 7.0, 7.0]]) == [1, 0, 2], "ranks are compared, not sizes"
+
+
+def test_samples_are_kept_by_question_and_seeded_apart(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    class Student(Scripted):
+        def generate(self, rows: Sequence[Prompt], sampling: Sampling) -> list[Completion]:
+            seen.extend(p.seed for p in rows)
+            assert sampling.temperature == 0.7
+            return [Completion(f"so <ans>{p.seed % 3}</ans>", 1, 1, "stop") for p in rows]
+
+    ask: list[Any] = [[{"role": "user", "content": "one?"}], [{"role": "user", "content": "two?"}]]
+    found = signals.sampled(Student(), ask, TASK.answer, 4, 0.7, 20, 1, Store(tmp_path), label="x")
+    assert len(set(seen)) == 8, "every sample has random numbers of its own"
+    assert [len(f.texts) for f in found] == [4, 4]
+    assert found[0].answers == tuple(str(s % 3) for s in seen[:4])
+
+
+@pytest.mark.parametrize("form", ["system", "plain"])
+def test_confidence_is_the_probability_of_yes_against_no(form: str, tmp_path: Path) -> None:
+    def sure(text: str, word: str) -> float:
+        yes = math.log(0.6) if "<ans>4</ans>" in text else math.log(0.1)
+        return yes if word.strip() == "Yes" else math.log(0.2)
+
+    assistant = Scripted(sure=sure)
+    pairs = [("2 + 2?", "So <ans>4</ans>"), ("2 + 2?", "So <ans>5</ans>")]
+    found = confidence.confidences(assistant, form, TASK, pairs, "yes/no", Store(tmp_path), label="x")
+    assert found == pytest.approx([0.75, 1 / 3])
+    assert all("2 + 2?" in text and "Add." in text for text in assistant.asked)
+    assert all(text.endswith("Reply:" if form == "plain" else "[assistant]") for text in assistant.asked)
+
+
+def test_an_assistant_may_name_a_number(tmp_path: Path) -> None:
+    words = {"a": "85", "b": "I would say 40%.", "c": "0.9", "d": "no idea", "e": "250", "f": "1"}
+    assistant = Scripted(says=lambda text: words[text.partition("Proposed answer:\n")[2][0]])
+    found = confidence.confidences(assistant, "system", TASK, [("q", k) for k in words], "number", Store(tmp_path), label="x")
+    assert found == pytest.approx([0.85, 0.40, 0.9, 0.5, 1.0, 0.01])
+
+
+@given(st.text())
+def test_whatever_an_assistant_says_is_a_share(text: str) -> None:
+    assert 0 <= confidence.named(text) <= 1
+
+
+@given(shares)
+def test_auroc_is_the_chance_that_right_is_above_wrong(table: list[tuple[float, bool]]) -> None:
+    found = calibration.calibration([c for c, _ in table], [r for _, r in table])
+    yes, no = [c for c, r in table if r], [c for c, r in table if not r]
+    if yes and no:
+        pairs = [1.0 if a > b else 0.5 if a == b else 0.0 for a in yes for b in no]
+        assert found.auroc == pytest.approx(sum(pairs) / len(pairs))
+    else:
+        assert found.auroc is None
+    assert 0 <= found.ece <= 1
+    assert sum(b.n for b in found.bins) == found.n == len(table)
+
+
+def test_calibration_error_is_the_gap_of_the_bins() -> None:
+    found = calibration.calibration([0.95, 0.95, 0.15, 1.0], [True, False, False, True])
+    # In the last tenth 0.967 on average, of which two thirds are right; in the second 0.15, of which none.
+    assert found.ece == pytest.approx(0.75 * (2.9 / 3 - 2 / 3) + 0.25 * 0.15)
+    assert [b.n for b in found.bins] == [1, 3]
+
+
+@given(shares)
+def test_no_threshold_tells_better_than_the_fitted_one(table: list[tuple[float, bool]]) -> None:
+    cut = calibration.threshold([c for c, _ in table], [r for _, r in table])
+    yes, no = [c for c, r in table if r], [c for c, r in table if not r]
+    if not yes or not no:
+        assert cut is None
+        return
+    assert cut is not None
+
+    def told(at: float) -> float:
+        return sum(c >= at for c in yes) / len(yes) - sum(c >= at for c in no) / len(no)
+
+    assert all(told(cut) >= told(c) - 1e-9 for c, _ in table)
+
+
+def test_the_teacher_is_never_asked_twice_in_whatever_selection(tmp_path: Path) -> None:
+    questions = [Question(f"q{i}", f"{i} and {i}?", str(2 * i)) for i in range(6)]
+    teacher = Scripted(says=lambda text: "It is <ans>4</ans>")
+    store = Store(tmp_path)
+    first = annotate.annotate(teacher, TASK, ASK, questions[:4], store, label="x")
+    again = annotate.annotate(teacher, TASK, ASK, questions[::-1], store, label="x")
+    assert len(teacher.asked) == len(set(teacher.asked)) == 6
+    assert [a.right for a in first] == [False, False, True, False]
+    assert [a.id for a in again] == [q.id for q in questions[::-1]]
+    assert all(q.target not in text.replace(q.input, "") for q, text in zip(questions, teacher.asked, strict=False) if q.target == "10")
+
+
+def test_a_continuation_finds_its_own_answer_among_the_choices(tmp_path: Path) -> None:
+    closed = Task("t", "Which?", AnswerFormat("tag", ("lights", "music")), SEEDS, SEEDS, SEEDS)
+
+    class Teacher(Scripted):
+        def generate(self, rows: Sequence[Prompt], sampling: Sampling) -> list[Completion]:
+            assert all("(lights|music)" in p.pattern for p in rows)
+            return super().generate(rows, sampling)
+
+    ask = draft.Settings("continuation", 2, 2, 1.0, 1.0, 50, 50, 0.0, 0.9, 2, 0)
+    teacher = Teacher(says=lambda text: " because it plays <ans>music</ans>")
+    (found,) = annotate.annotate(teacher, closed, ask, [Question("q", "put on jazz", "lights")], Store(tmp_path), label="x")
+    assert (found.answer, found.right) == ("music", False)
+    assert "put on jazz\nAnswer: Let's think step by step." in teacher.asked[0]
+    assert found.text == "because it plays <ans>music</ans>"
+
+
+# A planted world: questions 0 to 39, of which the teacher answers every fourth wrongly; the assistant knows it, with some doubt. The
+# student is sure of those below 20, and the assistant believes it there.
+POOL = [Question(f"q{i}", f"number {i}", str(i)) for i in range(40)]
+HOW = Assist(model="none", budget=Budget(calls=20))
+
+
+def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[Setup, list[list[Question]]]:
+    bought: list[list[Question]] = []
+
+    def annotated(setup: Setup, questions: Sequence[Question], phase: str) -> list[Annotation]:
+        bought.append(list(questions))
+        wrong = {q.id for q in POOL[::4]}
+        return [Annotation(q.id, q.input, f"text of {q.id}", "x", q.id not in wrong, 7) for q in questions]
+
+    def trusted(setup: Setup, how: Assist, pairs: Sequence[tuple[str, str]], label: str) -> list[float]:
+        numbers = [int(text.split()[1]) for text, _ in pairs]
+        if "student" in label:
+            return [0.9 if n < 20 else 0.2 for n in numbers]
+        return [0.3 + n / 1000 if n % 4 == 0 else 0.8 + n / 1000 for n in numbers]
+
+    def sampled(setup: Setup, how: Assist, folder: Path, questions: Sequence[Question]) -> list[Sampled]:
+        return [said("a", "a", "a", "a") if int(q.id[1:]) < 20 else said("a", "b", "c", "d") for q in questions]
+
+    for name, function in (("annotated", annotated), ("trusted", trusted), ("sampled", sampled)):
+        monkeypatch.setattr(steps, name, function)
+    monkeypatch.setattr(steps, "pool", lambda setup, how: tuple(POOL))
+    monkeypatch.setattr(assisted, "taught", lambda setup, examples, arm: tmp_path / "taught")
+    recipe: Any = type("Recipe", (), {"seed": 5})()
+    models: Any = type("Weights", (), {"folder": tmp_path})()
+    return Setup(recipe, TASK, models, models, Store(tmp_path / "store")), bought
+
+
+def test_the_filter_finds_what_a_noisy_teacher_got_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    setup, _ = world(monkeypatch, tmp_path)
+    whole = assisted.teach(setup, HOW, "assisted")
+    wrong = {q.id for q in POOL[::4]}
+    assert any(j.annotation.id in wrong for j in whole.judged), "some wrong answers must have been bought"
+    assert not any(e.id in wrong for e in whole.examples)
+    assert {e.id for e in whole.examples} == {j.annotation.id for j in whole.judged} - wrong
+    assert whole.threshold is not None
+    assert 0.3 < whole.threshold < 0.9
+    assert "fitted on 4 answers" in whole.said
+    believing = assisted.teach(setup, HOW.model_copy(update={"signals": ("consistency", "student")}), "without the filter")
+    assert any(e.id in wrong for e in believing.examples), "switched off, it lets them through"
+
+
+def test_doubt_chooses_what_the_teacher_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    setup, bought = world(monkeypatch, tmp_path)
+    whole = assisted.teach(setup, HOW, "assisted")
+    warm, chosen = bought
+    assert (len(warm), len(chosen)) == (4, 16)
+    known = {q.id for q in POOL[20:]}
+    open_ = known - {q.id for q in warm}
+    assert len({q.id for q in chosen} & open_) == min(16, len(open_)), "those it is unsure of come first"
+    assert len({j.annotation.id for j in whole.judged}) == 20, "nothing is bought twice"
+    bought.clear()
+    assisted.teach(setup, HOW.model_copy(update={"signals": ()}), "no signal")
+    assert [len(b) for b in bought] == [4, 16]
+    assert {q.id for b in bought for q in b} != {q.id for q in (*warm, *chosen)}, "switched off, chance chooses"
+    bought.clear()
+    assisted.teach(setup, HOW.model_copy(update={"warmup": 0.0}), "without the warm-up")
+    assert [len(b) for b in bought] == [0, 20]
+
+
+def test_arms_that_bought_as_much_train_as_many_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    setup, _ = world(monkeypatch, tmp_path)
+    sizes = {
+        len(assisted.teach(setup, HOW.model_copy(update={"signals": s}), "x").examples)
+        for s in ((), ("teacher",), ("consistency", "student", "teacher"))
+    }
+    assert sizes == {20}
+
+
+def test_the_assistants_worth_is_measured_where_targets_are_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    setup, _ = world(monkeypatch, tmp_path)
+    whole = assisted.teach(setup, HOW, "assisted")
+    found = whole.on_teacher()
+    assert found
+    assert (found.n, found.auroc) == (20, 1.0)
+    unknown = [Question(q.id, q.input, "") for q in POOL]
+    monkeypatch.setattr(steps, "pool", lambda setup, how: tuple(unknown))
+    assert assisted.teach(setup, HOW, "assisted").on_student() is None
+
+
+def test_a_pool_that_is_too_small_and_a_filter_that_keeps_nothing_are_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    setup, bought = world(monkeypatch, tmp_path)
+    with pytest.raises(UserError, match="the pool has 40 questions"):
+        assisted.teach(setup, HOW.model_copy(update={"budget": Budget(calls=41)}), "x")
+    assert bought == [], "and nothing is bought"
+    with pytest.raises(UserError, match="none was kept"):
+        assisted.teach(setup, HOW.model_copy(update={"threshold": 1.0}), "x")
+
+
+def test_questions_of_a_pool_need_no_target(tmp_path: Path) -> None:
+    path = tmp_path / "pool.jsonl"
+    path.write_text('{"input": "one?"}\n{"input": "two?", "target": "2"}\n', "utf-8")
+    assert [q.target for q in load_questions(path, TASK.answer, labelled=False)] == ["", "2"]
+    with pytest.raises(UserError, match="no target"):
+        load_questions(path, TASK.answer)
+    path.write_text('{"input": "one?", "target": "many"}\n{"target": "2"}\n', "utf-8")
+    with pytest.raises(UserError) as error:
+        load_questions(path, TASK.answer, labelled=False)
+    assert "target 'many' is not" in str(error.value)
+    assert "no input" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "message"),
+    [
+        (["build"], ["assist.model=MODEL", "assist.budget.calls=4"], "task.pool"),
+        (["build"], ["assist.model=nowhere.gguf", "assist.budget.calls=4", "task.pool.file=seeds.jsonl"], "assist.model: nowhere.gguf"),
+        (["build"], ["assist.model=MODEL", "assist.budget.calls=0"], "assist.budget.calls"),
+        (["build"], ["assist.model=MODEL", "assist.budget.calls=4", "assist.sample=3"], "did you mean samples?"),
+        (["build"], ["assist.model=MODEL", "assist.budget.calls=4", "task.pool.file=evaluation.jsonl"], "is also evaluation question"),
+        (["build"], ["assist.model=MODEL", "assist.budget.calls=40", "task.pool.file=seeds.jsonl"], "the pool has 6 questions"),
+        (["ablate", "--calls", "4"], [], "need a recipe with one (assist:)"),
+        (["ablate", "--arms", "assisted"], [], "need a recipe with one (assist:)"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_said_before_anything_is_done(
+    command: list[str], options: list[str], message: str, tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tiny.write_recipe(tmp_path / "task", tiny_model)
+    options = [o.replace("MODEL", str(tiny_model)) for o in options]
+    assert main([command[0], str(recipe), *options, *command[1:], "--runs", str(tmp_path / "runs")]) == 2
+    assert message in capsys.readouterr().err
