@@ -60,7 +60,7 @@ def make(setup: Setup, asked: PreferenceSet, arm: str, transferred: Path | None 
         author = transferred if arm == TRANSFERRED and transferred else plain
         return Made(steps.tailored(setup, author, arm).examples, author)
     if arm == ON_POLICY:
-        reason = distill.shared_tokenizer(setup.student.folder, plain)
+        reason = steps.not_at_hand(setup) or distill.shared_tokenizer(setup.student.folder, plain)
         return Made((), plain, f"not run: {reason}") if reason else _aligned(setup, asked, ARTE)
     scorer = "influence" if arm == INFLUENCE else ""
     return _aligned(setup, asked, arm, KINDS.get(arm, ("question", "rationale")), scorer)

@@ -13,11 +13,13 @@ from edgearte.arte.preference_set import PreferenceSet
 from edgearte.convert.card import Card, Figure, Origin
 from edgearte.decide import compare
 from edgearte.evaluate import Answer
+from edgearte.lm.calls import Calls, Price
 from edgearte.lm.weights import Weights
 from edgearte.loop import ARTE, SEEDS, UNALIGNED, UNTAUGHT, Found, Round
 from edgearte.measure.machine import describe
 from edgearte.records import Draft, Preference
 from edgearte.report import result as r
+from edgearte.setup import Setup
 from edgearte.store import Entry, digest
 from edgearte.task import Task
 from edgearte.train.common import read_log
@@ -45,6 +47,7 @@ def result(found: Found, ledger: Sequence[Entry], bundle: Path) -> r.Result:
         versions=versions(),
         models={"teacher": model(found.setup.teacher), "student": model(found.setup.student)},
         stages=stages(ledger),
+        endpoint=_endpoint(found.setup),
         drafts=r.Drafts(
             asked=last.drafted.asked,
             kept=len(last.drafts),
@@ -161,6 +164,18 @@ def _notes(found: Found) -> tuple[str, ...]:
 
 def model(weights: Weights) -> r.ModelInfo:
     return r.ModelInfo(_called(weights), weights.name, weights.identity, weights.licence, weights.parameters)
+
+
+def _endpoint(setup: Setup) -> r.EndpointUse | None:
+    asked = setup.recipe.teacher.endpoint
+    if asked is None:
+        return None
+    calls, run = Calls(setup.store), setup.recipe.name
+    spent, money = calls.spent(run), Price(asked.price_in, asked.price_out)
+    return r.EndpointUse(
+        setup.teacher.name, asked.url, spent.calls, calls.spent(run, new=True).calls, spent.failed, spent.lost,
+        spent.read + spent.lost_read, spent.written + spent.lost_written, spent.money(money),
+    )  # fmt: skip
 
 
 def _called(weights: Weights) -> str:

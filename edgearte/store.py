@@ -91,6 +91,7 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.ledger: list[Entry] = []
+        self.opened = time.time()
         self._counted: set[str] = set()
         try:
             (root / "trees").mkdir(parents=True, exist_ok=True)
@@ -106,6 +107,20 @@ class Store:
 
     def close(self) -> None:
         self._db.close()
+
+    def read(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """What a statement finds, also in tables that others keep in this database (`lm/calls.py`)."""
+        return self._db.execute(statement, values).fetchall()
+
+    def write(self, statement: str, rows: Sequence[tuple[Any, ...]] = ((),)) -> None:
+        """A statement for every row, committed all or none before this returns."""
+        try:
+            with self._db:
+                self._db.execute("BEGIN IMMEDIATE")
+                for row in rows:
+                    self._db.execute(statement, row)
+        except sqlite3.OperationalError as error:
+            raise self._disk(error) from error
 
     def rows(
         self,
@@ -244,7 +259,7 @@ class Store:
         """Remove half-written trees of processes that are gone."""
         for path in (self.root / "trees").glob(".*.*"):
             pid = path.name.rpartition(".")[2]
-            if pid.isdigit() and not _alive(int(pid)):
+            if pid.isdigit() and not alive(int(pid)):
                 shutil.rmtree(path, ignore_errors=True)
 
 
@@ -253,7 +268,8 @@ def _processor() -> float:
     return sum(os.times()[:4])
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
+    """Whether another process of this number runs; this one's own number was then a dead one's before."""
     if pid == os.getpid():
         return False
     try:
