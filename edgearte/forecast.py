@@ -101,7 +101,7 @@ def _endpoint_problems(recipe: Recipe) -> list[Problem]:
         return []
     found = [f"teacher.endpoint: {p.message}" for p in endpoint.problems(asked)]
     if recipe.teacher.style == "continuation":
-        found.append("teacher.style: an endpoint is asked in style: chat; a continuation needs a pattern, and servers take those differently")
+        found.append("teacher.style: an endpoint is asked in style: chat; a continuation needs a pattern, which servers take differently")
     if recipe.align.question_pairs or recipe.align.rationale_pairs:
         found.append("align: an endpoint cannot be aligned, since its weights are not at hand; "
                      "set align.question_pairs and align.rationale_pairs to 0")  # fmt: skip

@@ -249,13 +249,13 @@ class _Line:
 
     def __init__(self, address: Address) -> None:
         from aiolimiter import AsyncLimiter
-        from openai import AsyncOpenAI
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
         # Retries are counted here, those of garbage too; so the client makes none of its own. Without a key it is given a word: it
         # would look for its maker's key in the environment, and send that to a stranger.
         self._client = AsyncOpenAI(
             base_url=address.url, api_key=os.environ[address.key] if address.key else "none", max_retries=0,
-            timeout=address.timeout,
+            timeout=address.timeout, http_client=DefaultAsyncHttpxClient(timeout=address.timeout),
         )  # fmt: skip
         self._client.organization = self._client.project = None
         self._timeout = address.timeout
