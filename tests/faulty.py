@@ -17,6 +17,7 @@ from typing import Any
 from tests.tiny import COMMANDS, LABELS
 
 MODES = ("429", "500", "hang", "cut", "garbage", "html", "truncated", "choices", "none", "empty", "null")
+TOKEN = r"\s*\S+|\s+$"
 
 
 class Faulty(ThreadingHTTPServer):
@@ -35,6 +36,7 @@ class Faulty(ThreadingHTTPServer):
         self.held_after = -1
         self.stops_named = False  # as vLLM does
         self.logprobs = True
+        self.shifted = 0.0  # by how much an echo's log-probabilities are wrong
         self.usage = True
         self.gate = threading.Event()
         self.arrived = threading.Condition()
@@ -153,9 +155,9 @@ def answer(path: str, body: dict[str, Any], server: Faulty) -> dict[str, Any]:
     """The reply to a request, by its content alone."""
     chat = path.endswith("/chat/completions")
     asked = body["messages"][-1]["content"] if chat else body["prompt"]
-    text = write(asked, random.Random(json.dumps(body, sort_keys=True)))
+    text = ("" if chat else " ") + write(asked, random.Random(json.dumps(body, sort_keys=True)))
     finish, named = "stop", None
-    words = re.findall(r"\S+\s*", text)
+    words = re.findall(TOKEN, text)
     if len(words) > body["max_tokens"]:
         text, finish = "".join(words[: body["max_tokens"]]), "length"
     for stop in body.get("stop", []):
@@ -166,7 +168,7 @@ def answer(path: str, body: dict[str, Any], server: Faulty) -> dict[str, Any]:
     if server.stops_named:
         choice["stop_reason"] = named
     if server.logprobs and body.get("logprobs"):
-        choice |= _logprobs(chat, asked, text, body)
+        choice |= _logprobs(chat, asked, text, body, server)
     used = {"prompt_tokens": len(asked.split()), "completion_tokens": max(1, len(text.split()))}
     return {"id": "x", "object": "completion", "choices": [choice], **({"usage": used} if server.usage else {})}
 
@@ -188,17 +190,18 @@ def write(asked: str, chance: random.Random) -> str:
     return f"{' '.join(chance.choices(words, k=4))}. It is about {label}. <ans>{label}</ans> Good luck!"
 
 
-def _logprobs(chat: bool, asked: str, text: str, body: dict[str, Any]) -> dict[str, Any]:
+def _logprobs(chat: bool, asked: str, text: str, body: dict[str, Any], server: Faulty) -> dict[str, Any]:
     if chat:
         top = [{"token": t, "logprob": p} for t, p in ((" Yes", -0.5), ("yes", -2.0), ("No", -1.5), ("Why", -3.0))]
         return {"logprobs": {"content": [{"token": "Yes", "logprob": -0.5, "top_logprobs": top}]}}
     if not body.get("echo"):
-        return {}
+        tokens = re.findall(TOKEN, text)
+        return {"logprobs": {"tokens": tokens, "token_logprobs": [-float(len(token)) for token in tokens]}}
     whole = asked + text
-    tokens = [token for part in (asked, text) for token in re.findall(r"\s*\S+|\s+$", part)]
+    tokens = [token for part in (asked, text) for token in re.findall(TOKEN, part)]
     offsets, at = [], 0
     for token in tokens:
         offsets.append(at)
         at += len(token)
-    values = [None, *(-float(len(token)) for token in tokens[1:])]
+    values = [None, *(-float(len(token)) - server.shifted for token in tokens[1:])]
     return {"text": whole, "logprobs": {"tokens": tokens, "token_logprobs": values, "text_offset": offsets}}

@@ -31,6 +31,7 @@ T = TypeVar("T")
 NEEDED = ("openai", "tenacity", "aiolimiter")
 AGAIN = (408, 409, 425, 429)  # and everything from 500 on
 PATIENCE = 600.0  # seconds that a server may tell us to wait
+COUNTED = "One, two, three, four, five,"
 TOP = 20  # most probable first tokens that servers tell
 HINTS = {
     401: "set the key in the environment and name its variable as `key`",
@@ -117,22 +118,28 @@ class Endpoint:
         return self._call(wire.request(self.address.model, prompt, sampling))
 
     def loglikelihood(self, pairs: Sequence[tuple[Prompt, str]]) -> list[Score]:
-        """Of plain text only, and where the server echoes a prompt with its log-probabilities (vLLM and llama.cpp's do; hosted
-        ones rarely). A token on the border belongs to the continuation."""
+        """Of plain text only, and where the server echoes a prompt with its log-probabilities (vLLM does, hosted ones rarely do). A
+        token on the border belongs to the continuation."""
         if any(wire.conversation(p.prefix + p.text) for p, _ in pairs):
             raise UserError(f"{self._name}: only plain text can be scored, since its chat template is not at hand")
-        asked = [
-            # One token has to be written, which is left out: for some servers 0 means without end.
-            wire.request(self.address.model, Prompt(p.prefix + p.text + end), Sampling(1), echo=True, logprobs=1)
-            for p, end in pairs
-        ]
-        scores = []
-        for (p, end), answer in zip(pairs, self._answers(asked), strict=True):
-            score = _score(answer, p.prefix + p.text, end)
-            if score is None:
-                raise UserError(f"{self._name}: it does not echo prompts with log-probabilities, so it cannot score a text")
-            scores.append(score)
+        scores = self._echoed([(p.prefix + p.text, end) for p, end in pairs]) if self._echoes() else []
+        if len(scores) < len(pairs):
+            raise UserError(f"{self._name}: it does not echo prompts with their log-probabilities, so it cannot score a text")
         return scores
+
+    def _echoed(self, pairs: Sequence[tuple[str, str]]) -> list[Score]:
+        """The scores that can be read off. One token has to be written, and is left out: for some servers 0 means without end."""
+        asked = [wire.request(self.address.model, Prompt(a + b), Sampling(1), echo=True, logprobs=1) for a, b in pairs]
+        scores = [_score(answer, a, b) for (a, b), answer in zip(pairs, self._answers(asked), strict=True)]
+        return [s for s in scores if s is not None]
+
+    def _echoes(self) -> bool:
+        """Whether an echo's log-probabilities are those of its tokens: a token just written must have the same one when it is
+        echoed. (llama-cpp-python 0.3 gives each token that of itself coming once more.)"""
+        written = self._answers([wire.request(self.address.model, Prompt(COUNTED), Sampling(1), logprobs=1)])[0]
+        values = written.logprobs.get("token_logprobs") if isinstance(written.logprobs, dict) else None
+        again = self._echoed([(COUNTED, written.text)])
+        return bool(values and again) and abs(again[0].logprob - values[0]) < 0.2
 
     def choice_probabilities(self, prompts: Sequence[Prompt], words: Sequence[str]) -> list[dict[str, float]]:
         """The probability that an answer begins with each of these words, from the first token's log-probabilities.

@@ -109,12 +109,12 @@ def read(reply: str, asked: Request) -> Answer:
 def completion(prompt: Prompt, sampling: Sampling, answer: Answer) -> Completion:
     """The answer as other models give it: going on from the opening, and with the stop string it ended at."""
     talk = conversation(prompt.prefix + prompt.text)
-    opening = talk[1] if talk else ""
-    text, ended = _going_on(answer.text, opening), "length" if answer.finish == "length" else "eos"
+    before = talk[1] if talk else prompt.prefix + prompt.text
+    text, ended = _going_on(answer.text, before) if talk else answer.text, "length" if answer.finish == "length" else "eos"
     at = min((text.find(s) + len(s) for s in sampling.stop if s in text), default=-1)
     if at >= 0:
         text, ended = text[:at], "stop"
-    elif answer.finish == "stop" and (stop := _stop(opening + text, sampling.stop, answer.stop)):
+    elif answer.finish == "stop" and (stop := _stop(before + text, sampling.stop, answer.stop)):
         text, ended = text + stop, "stop"
     return Completion(text, answer.read, answer.written, ended)
 
@@ -145,7 +145,7 @@ def _stop(text: str, stops: Sequence[str], named: str) -> str:
     if named in stops:
         return named
     tags = [(stop, re.fullmatch(r"</([^<>\s]+)>", stop)) for stop in stops]
-    return next((stop for stop, tag in tags if tag and f"<{tag[1]}>" in text), "")
+    return next((stop for stop, tag in tags if tag and text.rfind(f"<{tag[1]}>") > text.rfind(stop)), "")
 
 
 def _whole(text: str) -> str:

@@ -473,9 +473,13 @@ def test_log_likelihood_of_plain_text(server: Faulty, store: Store) -> None:
     assert found == [Score(-11.0, 2), Score(-5.0, 1)]
     with pytest.raises(UserError, match="plain text"):
         model.loglikelihood([(asked(model, 1)[0], "a")])
-    server.logprobs = False
+
+
+@pytest.mark.parametrize("broken", ["none", "shifted"])
+def test_log_likelihoods_that_are_not_those_of_the_text_are_refused(server: Faulty, store: Store, broken: str) -> None:
+    server.logprobs, server.shifted = broken != "none", 3.0
     with pytest.raises(UserError, match="echo"):
-        model.loglikelihood([(Prompt("a new one"), " b")])
+        Endpoint(address(server), Calls(store), "run").loglikelihood([(Prompt("one two"), " three")])
 
 
 # Keys
