@@ -139,7 +139,7 @@ class Endpoint:
         written = self._answers([wire.request(self.address.model, Prompt(COUNTED), Sampling(1), logprobs=1)])[0]
         values = written.logprobs.get("token_logprobs") if isinstance(written.logprobs, dict) else None
         again = self._echoed([(COUNTED, written.text)])
-        return bool(values and again) and abs(again[0].logprob - values[0]) < 0.2
+        return bool(values and again and abs(again[0].logprob - values[0]) < 0.2)
 
     def choice_probabilities(self, prompts: Sequence[Prompt], words: Sequence[str]) -> list[dict[str, float]]:
         """The probability that an answer begins with each of these words, from the first token's log-probabilities.
