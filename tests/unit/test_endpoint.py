@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -451,6 +452,28 @@ def test_killed_in_the_middle_of_a_batch(server: Faulty, tmp_path: Path, budget:
     assert (spent.calls, spent.lost, spent.failed) == (paid, 4, 0)
     assert spent.lost_written == 4 * 60
     store.close()
+
+
+def test_interrupted_in_the_middle_of_a_batch(server: Faulty, store: Store) -> None:
+    """Ctrl-C: what was on its way is lost, and counted so; the same process can go on."""
+    calls = Calls(store)
+    model = Endpoint(address(server, timeout=60.0), calls, "run")
+    server.held_after = 5
+
+    def interrupt() -> None:
+        if server.wait_for(9):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    waiting = threading.Thread(target=interrupt)
+    waiting.start()
+    with pytest.raises(KeyboardInterrupt):
+        ask(model, 12)
+    waiting.join()
+    assert (calls.spent("run").calls, calls.spent("run").lost) == (5, 4)
+    server.held_after = -1
+    server.gate.set()
+    assert len(ask(model, 12)) == 12
+    assert (calls.spent("run").calls, calls.spent("run").lost) == (12, 4)
 
 
 # Log-probabilities
