@@ -162,7 +162,7 @@ class Store:
                     raise RuntimeError(f"{stage}: {len(computed)} values for {len(part)} items")
                 took = time.monotonic() - start
                 self._commit(key, stage, version, options, part, computed, took)
-                self._write("INSERT OR REPLACE INTO processor VALUES (?,?)", [(key, _processor() - busy)])
+                self.write("INSERT OR REPLACE INTO processor VALUES (?,?)", [(key, _processor() - busy)])
                 found[key] = computed
                 seconds[key] = took
                 bar.update(len(part))
@@ -208,9 +208,9 @@ class Store:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         took = time.monotonic() - start
-        self._write("INSERT OR REPLACE INTO trees VALUES (?,?,?,?,?,?)",
+        self.write("INSERT OR REPLACE INTO trees VALUES (?,?,?,?,?,?)",
                     [(key, stage, version, canonical(options), took, time.time())])  # fmt: skip
-        self._write("INSERT OR REPLACE INTO processor VALUES (?,?)", [(key, _processor() - busy)])
+        self.write("INSERT OR REPLACE INTO processor VALUES (?,?)", [(key, _processor() - busy)])
         self._counted.add(key)
         self.ledger.append(
             Entry(stage, label or stage, 1, 0, took, whole_seconds=took, processor=self._busy([key]))
@@ -223,7 +223,7 @@ class Store:
         return float(sum(row[0] for row in rows if row))
 
     def _attempt(self, key: str, stage: str) -> None:
-        self._write("INSERT INTO attempts VALUES (?,?,?,?)", [(key, stage, os.getpid(), time.time())])
+        self.write("INSERT INTO attempts VALUES (?,?,?,?)", [(key, stage, os.getpid(), time.time())])
 
     def _commit(
         self, key: str, stage: str, version: int, options: Any, items: list[Any], values: list[Any], seconds: float
@@ -235,12 +235,6 @@ class Store:
                 self._db.executemany("INSERT OR REPLACE INTO rows VALUES (?,?,?,?)", rows)
                 self._db.execute("INSERT OR REPLACE INTO chunks VALUES (?,?,?,?,?,?,?)",
                                  (key, stage, version, canonical(options), len(rows), seconds, time.time()))  # fmt: skip
-        except sqlite3.OperationalError as error:
-            raise self._disk(error) from error
-
-    def _write(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
-        try:
-            self._db.executemany(statement, rows)
         except sqlite3.OperationalError as error:
             raise self._disk(error) from error
 
