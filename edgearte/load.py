@@ -66,7 +66,7 @@ def _anchored(recipe: Recipe, base: Path) -> Recipe:
     models = {
         role: section.model_copy(update={"model": absolute(section.model)})
         for role in ("teacher", "student", "assist")
-        if (section := getattr(recipe, role)) is not None
+        if (section := getattr(recipe, role)) is not None and not (role == "teacher" and recipe.teacher.endpoint)
     }
     responders = tuple(r.model_copy(update={"model": absolute(r.model)}) for r in recipe.prefer.responders)
     checker = tuple(absolute(part) for part in recipe.verify.checker)
@@ -130,9 +130,15 @@ def _validated(data: Any, path: Path, lines: dict[Place, str], problems: list[Pr
                 case _:
                     message = found["msg"].removeprefix("Value error, ")
                     given = found["input"]
-                    shown = f", not {given!r}" if isinstance(given, str | int | float | bool) else ""
+                    plain = isinstance(given, str | int | float | bool) and not _secret(place)
+                    shown = f", not {given!r}" if plain else ""
                     problems.append(Problem(f"{key}: {message[:1].lower()}{message[1:]}{shown}", where))
         return None
+
+
+def _secret(place: Place) -> bool:
+    """Whether what was written there could be a key that was put in the wrong place: it is never repeated."""
+    return "endpoint" in place
 
 
 def _keys(place: Place) -> list[str]:
@@ -197,8 +203,8 @@ def _doubles(node: yaml.Node | None, place: Place = ()) -> list[tuple[Place, int
 
 def _override(data: dict[str, Any], lines: dict[Place, str], text: str, problems: list[Problem]) -> None:
     key, equals, value = text.partition("=")
-    where = f"override {text!r}"
     place = tuple(key.strip().split("."))
+    where = f"override {(key if _secret(place) else text)!r}"
     if not equals or not all(place):
         problems.append(Problem("overrides are written key=value, such as train.epochs=2", where))
         return

@@ -136,7 +136,7 @@ def once(
     preferred = steps.preferences(setup, reader, drafts, asked, scorer)
     reader.release()
     # align: the teacher learns what the student prefers
-    skipped = prefer.degenerate(preferred.preferences)
+    skipped = steps.not_at_hand(setup) or prefer.degenerate(preferred.preferences)
     pairs = () if skipped else steps.pairs(setup, author, drafts, preferred.preferences, kinds)
     author.release()
     if not skipped and not pairs:

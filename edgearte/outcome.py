@@ -14,6 +14,7 @@ from edgearte.assisted import WARM_UP
 from edgearte.convert.card import Card, Figure, Origin
 from edgearte.decide import compare
 from edgearte.evaluate import Answer
+from edgearte.lm.calls import Calls, Price
 from edgearte.lm.weights import Weights
 from edgearte.loop import SEEDS, UNTAUGHT, Found, Round
 from edgearte.measure.machine import describe
@@ -49,6 +50,7 @@ def result(found: Found, ledger: Sequence[Entry], bundle: Path) -> r.Result:
         versions=versions(),
         models={role: model(weights) for role, weights in _models(found.setup).items()},
         stages=stages(ledger),
+        endpoint=_endpoint(found.setup),
         drafts=_drafts(last) if last else None,
         preferences=preferences(recipe.prefer.scorer, lesson.asked, last.preferred) if last and lesson.asked else None,
         alignment=_alignment(last) if last else None,
@@ -179,6 +181,18 @@ def _models(setup: Setup) -> dict[str, Weights]:
 
 def model(weights: Weights) -> r.ModelInfo:
     return r.ModelInfo(_called(weights), weights.name, weights.identity, weights.licence, weights.parameters)
+
+
+def _endpoint(setup: Setup) -> r.EndpointUse | None:
+    asked = setup.recipe.teacher.endpoint
+    if asked is None:
+        return None
+    calls, run = Calls(setup.store), setup.recipe.name
+    spent, money = calls.spent(run), Price(asked.price_in, asked.price_out)
+    return r.EndpointUse(
+        setup.teacher.name, asked.url, spent.calls, calls.spent(run, new=True).calls, spent.failed, spent.lost,
+        spent.read + spent.lost_read, spent.written + spent.lost_written, spent.money(money),
+    )  # fmt: skip
 
 
 def _called(weights: Weights) -> str:

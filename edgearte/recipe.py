@@ -5,6 +5,7 @@ Paths are relative to the recipe's folder. `${NAME}` is replaced from the enviro
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -14,6 +15,7 @@ Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Above0 = Annotated[float, Field(gt=0)]
 Temperature = Annotated[float, Field(ge=0)]
+Price = Annotated[float, Field(ge=0)]
 
 STRATEGIES = {
     "procedure": "Describe the general procedure that solves this kind of question, then apply it to this one.",
@@ -53,8 +55,38 @@ class TaskSection(Section):
     pool: Questions | None = None  # may be put to the teacher where an assistant takes part; targets only check it, and may be missing
 
 
+class Endpoint(Section):
+    """An OpenAI-compatible server whose model writes; see docs/how-to-ask-an-endpoint.md."""
+
+    url: str  # such as http://localhost:8000/v1
+    key: str = ""  # the name of the environment variable that holds the key
+    price_in: Price = 0.0  # money per million tokens read
+    price_out: Price = 0.0  # and written
+    concurrency: Positive = 8  # calls at once
+    per_minute: Count = 0  # calls a minute; 0: without limit
+    timeout: Above0 = 60.0  # seconds a call may take
+    attempts: Positive = 6  # at one call, before the build gives up
+
+    @field_validator("url")
+    @classmethod
+    def _no_key_in_it(cls, value: str) -> str:
+        from edgearte.lm.endpoint import url_problem
+
+        if problem := url_problem(value):
+            raise ValueError(problem.removeprefix("url: "))
+        return value
+
+    @field_validator("key")
+    @classmethod
+    def _a_name(cls, value: str) -> str:
+        if value and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+            raise ValueError("the name of an environment variable is wanted, not the key itself")
+        return value
+
+
 class Teacher(Section):
-    model: str  # hub id, folder, .gguf file, or package:NAME
+    model: str  # hub id, folder, .gguf file, or package:NAME; with an endpoint, what its server calls the model
+    endpoint: Endpoint | None = None
     revision: str = ""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     style: Literal["chat", "continuation"] = "chat"  # continuation: for base or weak models, with constrained decoding

@@ -15,11 +15,12 @@ import yaml
 from edgearte.errors import UserError
 from edgearte.files import write_text
 from edgearte.load import load_recipe, load_task
-from edgearte.recipe import Recipe
+from edgearte.recipe import Recipe, Teacher
 from edgearte.store import Store
 from edgearte.task import Task
 
 if TYPE_CHECKING:
+    from edgearte.lm.endpoint import Address
     from edgearte.lm.weights import Weights
 
 
@@ -42,6 +43,17 @@ class Setup:
         return form(self.student.folder)
 
 
+def address(teacher: Teacher) -> Address | None:
+    """Where the teacher is asked, if it is an endpoint's."""
+    from edgearte.lm.endpoint import Address
+
+    if (e := teacher.endpoint) is None:
+        return None
+    return Address(
+        e.url, teacher.model, e.key, concurrency=e.concurrency, per_minute=e.per_minute, timeout=e.timeout, attempts=e.attempts
+    )  # fmt: skip
+
+
 @contextmanager
 def opened(recipe_path: Path, overrides: list[str], runs: Path, suffix: str = "") -> Iterator[tuple[Setup, Path]]:
     """The setup of a recipe, everything checked that can be, and the folder `RUNS/NAME` + `suffix`; the store is open meanwhile."""
@@ -54,7 +66,8 @@ def opened(recipe_path: Path, overrides: list[str], runs: Path, suffix: str = ""
     check(recipe, task)
     store = Store(runs / "store")
     try:
-        teacher = weights.resolve(recipe.teacher.model, store, revision=recipe.teacher.revision)
+        asked = address(recipe.teacher)
+        teacher = asked.weights() if asked else weights.resolve(recipe.teacher.model, store, revision=recipe.teacher.revision)
         student = weights.resolve(recipe.student.model, store, revision=recipe.student.revision)
         how = recipe.assist
         assistant = weights.resolve(how.model, store, revision=how.revision) if how else None

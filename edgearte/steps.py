@@ -30,14 +30,16 @@ from edgearte.convert.presets import load_preset
 from edgearte.errors import UserError
 from edgearte.evaluate import Answer
 from edgearte.lm import weights
-from edgearte.lm.base import rendered
+from edgearte.lm.base import LM, rendered
+from edgearte.lm.calls import Calls
+from edgearte.lm.endpoint import Endpoint
 from edgearte.lm.hf import TransformersLM
 from edgearte.measure.host import measure
 from edgearte.measure.machine import describe
 from edgearte.measure.suite import load_suite
 from edgearte.recipe import Recipe
 from edgearte.records import Artifact, Draft, Example, Measurement, Pair, Preference, from_dict
-from edgearte.setup import Setup
+from edgearte.setup import Setup, address
 from edgearte.store import seed_of
 from edgearte.task import Task
 from edgearte.train import distill, dpo, sft
@@ -47,12 +49,20 @@ CHECKER_TIMEOUT = 600.0  # seconds a user's program may take for one round of dr
 GATE_TEXTS = 24  # evaluation questions, with the checkpoint's answers, over which logits are compared
 
 
-def teacher(setup: Setup, folder: Path) -> TransformersLM:
+def teacher(setup: Setup, folder: Path) -> TransformersLM | Endpoint:
+    asked = address(setup.recipe.teacher)
+    if asked and folder == setup.teacher.folder:
+        return Endpoint(asked, Calls(setup.store), setup.recipe.name)
     return TransformersLM(folder, weights.identity(folder, setup.store), dtype=setup.recipe.teacher.dtype)
 
 
 def student(setup: Setup, folder: Path) -> TransformersLM:
     return TransformersLM(folder, weights.identity(folder, setup.store), dtype=setup.recipe.student.dtype)
+
+
+def not_at_hand(setup: Setup) -> str:
+    """Why the teacher's weights cannot be changed or looked into, or ""."""
+    return "the teacher is an endpoint: its weights are not at hand" if setup.recipe.teacher.endpoint else ""
 
 
 def settings(recipe: Recipe, task: Task) -> draft.Settings:
@@ -65,7 +75,7 @@ def settings(recipe: Recipe, task: Task) -> draft.Settings:
     )  # fmt: skip
 
 
-def checks(setup: Setup, author: TransformersLM, label: str) -> list[Check]:
+def checks(setup: Setup, author: LM, label: str) -> list[Check]:
     """What a drafted target must stand up to, cheapest first."""
     v, task, store = setup.recipe.verify, setup.task, setup.store
     at_least = setup.recipe.draft.vote
@@ -93,7 +103,7 @@ def checks(setup: Setup, author: TransformersLM, label: str) -> list[Check]:
     ]
 
 
-def drafted(setup: Setup, author: TransformersLM, purpose: str) -> tuple[draft.Drafted, tuple[Draft, ...]]:
+def drafted(setup: Setup, author: LM, purpose: str) -> tuple[draft.Drafted, tuple[Draft, ...]]:
     """The teacher's questions, and one rationale a strategy for each."""
     ask, d = settings(setup.recipe, setup.task), setup.recipe.draft
     questions = draft.draft_questions(
@@ -153,7 +163,7 @@ def preferences(
 
 
 def pairs(
-    setup: Setup, author: TransformersLM, drafts: Sequence[Draft], preferred: Sequence[Preference],
+    setup: Setup, author: LM, drafts: Sequence[Draft], preferred: Sequence[Preference],
     kinds: Sequence[str] = ("question", "rationale"),
 ) -> tuple[Pair, ...]:  # fmt: skip
     """Preference pairs for the teacher."""

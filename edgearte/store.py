@@ -91,6 +91,7 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.ledger: list[Entry] = []
+        self.opened = time.time()
         self._counted: set[str] = set()
         try:
             (root / "trees").mkdir(parents=True, exist_ok=True)
@@ -106,6 +107,20 @@ class Store:
 
     def close(self) -> None:
         self._db.close()
+
+    def read(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """What a statement finds, also in tables that others keep in this database (`lm/calls.py`)."""
+        return self._db.execute(statement, values).fetchall()
+
+    def write(self, statement: str, rows: Sequence[tuple[Any, ...]] = ((),)) -> None:
+        """A statement for every row, committed all or none before this returns."""
+        try:
+            with self._db:
+                self._db.execute("BEGIN IMMEDIATE")
+                for row in rows:
+                    self._db.execute(statement, row)
+        except sqlite3.OperationalError as error:
+            raise self._disk(error) from error
 
     def rows(
         self,
@@ -153,7 +168,7 @@ class Store:
                 found |= self._commit(stage, version, options, group, computed, took)
                 seconds |= {key: took * len(part) for key, part in group}
                 busy = (_processor() - busy) / len(items)
-                self._write("INSERT OR REPLACE INTO processor VALUES (?,?)", [(k, busy * len(part)) for k, part in group])
+                self.write("INSERT OR REPLACE INTO processor VALUES (?,?)", [(k, busy * len(part)) for k, part in group])
                 bar.update(len(items))
         new = [key for key in found if key not in self._counted]
         self._counted.update(new)
@@ -197,9 +212,9 @@ class Store:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         took = time.monotonic() - start
-        self._write("INSERT OR REPLACE INTO trees VALUES (?,?,?,?,?,?)",
+        self.write("INSERT OR REPLACE INTO trees VALUES (?,?,?,?,?,?)",
                     [(key, stage, version, canonical(options), took, time.time())])  # fmt: skip
-        self._write("INSERT OR REPLACE INTO processor VALUES (?,?)", [(key, _processor() - busy)])
+        self.write("INSERT OR REPLACE INTO processor VALUES (?,?)", [(key, _processor() - busy)])
         self._counted.add(key)
         self.ledger.append(
             Entry(stage, label or stage, 1, 0, took, whole_seconds=took, processor=self._busy([key]))
@@ -212,7 +227,7 @@ class Store:
         return float(sum(row[0] for row in rows if row))
 
     def _attempt(self, key: str, stage: str) -> None:
-        self._write("INSERT INTO attempts VALUES (?,?,?,?)", [(key, stage, os.getpid(), time.time())])
+        self.write("INSERT INTO attempts VALUES (?,?,?,?)", [(key, stage, os.getpid(), time.time())])
 
     def _commit(
         self, stage: str, version: int, options: Any, chunks: Sequence[tuple[str, list[Any]]], values: list[Any], seconds: float
@@ -236,12 +251,6 @@ class Store:
             raise self._disk(error) from error
         return found
 
-    def _write(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
-        try:
-            self._db.executemany(statement, rows)
-        except sqlite3.OperationalError as error:
-            raise self._disk(error) from error
-
     def _disk(self, error: Exception) -> Exception:
         """The message for what a disk refused; any other error as it is. safetensors has an error of its own for it."""
         full = isinstance(error, OSError) and error.errno in REFUSED_BY_DISK
@@ -257,7 +266,7 @@ class Store:
         """Remove half-written trees of processes that are gone."""
         for path in (self.root / "trees").glob(".*.*"):
             pid = path.name.rpartition(".")[2]
-            if pid.isdigit() and not _alive(int(pid)):
+            if pid.isdigit() and not alive(int(pid)):
                 shutil.rmtree(path, ignore_errors=True)
 
 
@@ -266,7 +275,8 @@ def _processor() -> float:
     return sum(os.times()[:4])
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
+    """Whether another process of this number runs; this one's own number was then a dead one's before."""
     if pid == os.getpid():
         return False
     try:

@@ -57,6 +57,23 @@ class StageCost:
 
 
 @dataclass(frozen=True)
+class EndpointUse:
+    """What a teacher behind an endpoint was asked for this recipe, in all its builds: calls, `new` of them since this build began;
+    `failed` attempts, which are not billed; calls `lost` when a build was killed, which may be; tokens and money, lost calls at
+    the most they can have taken."""
+
+    model: str
+    url: str
+    calls: int
+    new: int
+    failed: int
+    lost: int
+    tokens_read: int
+    tokens_written: int
+    money: float
+
+
+@dataclass(frozen=True)
 class RationaleSample:
     """One rationale. `score` is the share of preference questions the student answered rightly after reading it,
     `extracted` the share it answered at all; `None` where it was not scored."""
@@ -293,6 +310,7 @@ class Result:
     versions: dict[str, str] = field(default_factory=dict)
     models: dict[str, ModelInfo] = field(default_factory=dict)  # role -> model
     stages: tuple[StageCost, ...] = ()
+    endpoint: EndpointUse | None = None
     drafts: Drafts | None = None
     preferences: Preferences | None = None
     alignment: Alignment | None = None
