@@ -14,6 +14,7 @@ from edgearte.arms import ABOUT, ASSISTANT, TRANSFERRED, Arm, Made, make, ordere
 from edgearte.errors import UserError
 from edgearte.evaluate import Answer
 from edgearte.loop import ARTE, ASSISTED, SEEDS, UNALIGNED, UNTAUGHT
+from edgearte.recipe import Assist
 from edgearte.records import Example
 from edgearte.report import ablation as report
 from edgearte.report.ablation import Ablation, Asked, Cost
@@ -74,7 +75,7 @@ def _run(
         if not how and (calls or set(wanted) & set(ASSISTANT)):
             raise UserError("arms with an assistant, and --calls, need a recipe with one (assist:)")
         usual = [UNTAUGHT, SEEDS, *ASSISTANT] if how else list(ABOUT)
-        arms = ordered(wanted or usual, calls or ([how.budget.calls] if how else [0]))
+        arms = ordered(wanted or usual, calls or _budgets(how))
         if kind == "tailor":
             arms.append(Arm(TRANSFERRED, UNALIGNED))
         write_recipe(recipe, run)
@@ -85,6 +86,12 @@ def _run(
     found = _ablation(setup, arms, trials)
     write(found, run)
     return found, run
+
+
+def _budgets(how: Assist | None) -> list[int]:
+    if how and not how.budget.calls:
+        raise UserError("an ablation compares budgets of calls: name some with --calls, or in assist.budget.calls")
+    return [how.budget.calls] if how else [0]
 
 
 def _trials(setup: Setup, arms: Sequence[Arm], teacher: Path | None) -> dict[str, Trial]:

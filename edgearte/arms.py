@@ -16,7 +16,7 @@ from edgearte.arte import tailor
 from edgearte.arte.prefer import rationale_scores
 from edgearte.arte.preference_set import PreferenceSet
 from edgearte.loop import ARTE, ASSISTED, NO_SIGNAL, SEEDS, UNALIGNED, UNTAUGHT
-from edgearte.recipe import Assist
+from edgearte.recipe import Assist, Budget
 from edgearte.records import Draft, Example, Rationale
 from edgearte.setup import Setup
 from edgearte.store import seed_of
@@ -124,7 +124,7 @@ def _assist(setup: Setup, arm: Arm) -> Assist:
     if whole is None:
         raise RuntimeError("this recipe has no assistant")
     signals = {NO_SIGNAL: (), WITHOUT_FILTER: tuple(s for s in whole.signals if s != "teacher"), **ALONE}
-    changed: dict[str, Any] = {"budget": whole.budget.model_copy(update={"calls": arm.calls})}
+    changed: dict[str, Any] = {"budget": Budget(calls=arm.calls)}
     if arm.method in signals:
         changed["signals"] = signals[arm.method]
     if arm.method == WITHOUT_WARM_UP:

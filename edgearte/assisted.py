@@ -17,11 +17,12 @@ from pathlib import Path
 from edgearte.assist import calibration, signals, steps
 from edgearte.assist.calibration import Calibration
 from edgearte.errors import UserError
+from edgearte.lm.calls import Limits
 from edgearte.recipe import Assist
 from edgearte.records import Annotation, Example, Question
 from edgearte.setup import Setup
 from edgearte.steps import taught
-from edgearte.store import seed_of
+from edgearte.store import digest, seed_of
 
 UNSURE = 0.5  # the threshold where none is given and none can be fitted
 WARM_UP, CHOSEN = "warm-up", "chosen"
@@ -71,18 +72,22 @@ class Assisted:
 
 def teach(setup: Setup, how: Assist, arm: str) -> Assisted:
     """The examples that `how.budget` buys. `how` is the recipe's, or what an ablation makes of it."""
-    task, calls = setup.task, how.budget.calls
-    pool = _shuffled(steps.pool(setup, how), seed_of(setup.recipe.seed, "pool"))
-    if len(pool) < calls:
+    b = how.budget
+    whole = Limits(b.calls or None, b.tokens or None, b.money or None)
+    run = f"{setup.recipe.name}, seed {setup.recipe.seed}, {digest(how)[:12]}"
+    drafting = steps.purse(setup, f"{run}: pool", whole)
+    pool = _shuffled(steps.pool(setup, how, drafting), seed_of(setup.recipe.seed, "pool"))
+    left = drafting.left()
+    if len(pool) < (left.calls or 0):
         raise UserError(
-            f"assist.budget.calls: {calls} answers are to be bought, and the pool has {len(pool)} questions; "
+            f"assist.budget.calls: {left.calls} answers are to be bought, and the pool has {len(pool)} questions; "
             "give it more, or a smaller budget"
         )
-    warm = round(how.warmup * calls)
-    first, rest = pool[:warm], pool[warm:]
 
     # the warm-up: a random part of the budget, so that the student's own signals come to mean something
-    asked = steps.annotated(setup, first, WARM_UP)
+    warming = steps.purse(setup, f"{run}: warm-up", left.share(how.warmup))
+    asked = steps.annotated(setup, pool, warming, WARM_UP)
+    rest = pool[len(asked) :]
     trust = _trust(setup, how, asked)
     threshold, said = _threshold(how, asked, trust)
     judged = _judged(asked, trust, threshold, WARM_UP)
@@ -96,17 +101,18 @@ def teach(setup: Setup, how: Assist, arm: str) -> Assisted:
         *([[1 - (d.confidence or 0.0) for d in doubts]] if "student" in how.signals else []),
     ]
     ranked = signals.order(columns) if columns else range(len(rest))
-    chosen = [rest[k] for k in ranked][: calls - warm]
-    asked = steps.annotated(setup, chosen, CHOSEN)
+    spending = steps.purse(setup, f"{run}: chosen", left.less(warming.spent(), warming.price))
+    asked = steps.annotated(setup, [rest[k] for k in ranked], spending, CHOSEN)
     judged += _judged(asked, _trust(setup, how, asked), threshold, CHOSEN)
 
     examples = _examples(judged)
     if not examples:
         raise UserError(
-            f"{task.name}: of {calls} answers of the teacher none was kept ({said}); take a lower assist.threshold, or a better assistant"
+            f"{setup.task.name}: of {len(judged)} answers of the teacher none was kept ({said}); take a lower assist.threshold, a better "
+            "assistant, or a larger budget"
         )
     # Arms that bought as much train as many steps, however much of it they kept.
-    return Assisted(len(pool), judged, doubts, threshold, said, tuple(islice(cycle(examples), calls)))
+    return Assisted(len(pool), judged, doubts, threshold, said, tuple(islice(cycle(examples), len(judged))))
 
 
 def _shuffled(pool: Sequence[Question], seed: int) -> list[Question]:

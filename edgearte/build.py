@@ -14,6 +14,7 @@ from edgearte.setup import Setup, opened, write_recipe
 from edgearte.store import digest
 
 if TYPE_CHECKING:
+    from edgearte.forecast import Sizes
     from edgearte.loop import Found
     from edgearte.report.result import Result
 
@@ -22,7 +23,7 @@ KEY = "build.key"
 
 def build(recipe_path: Path, overrides: list[str], runs: Path) -> Result:
     """Run a recipe and leave `RUNS/NAME/`. A finished run of the very same inputs is read back, not computed."""
-    from edgearte.forecast import Sizes, room
+    from edgearte.forecast import room
 
     with opened(recipe_path, overrides, runs) as (setup, run):
         recipe, task, teacher, student = setup.recipe, setup.task, setup.teacher, setup.student
@@ -32,8 +33,15 @@ def build(recipe_path: Path, overrides: list[str], runs: Path) -> Result:
             return done
         if recipe.on_policy.when != "never":
             _shared_tokenizer(student.folder, teacher.folder)
-        room(recipe, task, Sizes(teacher.parameters, student.parameters, teacher.folder, student.folder), runs)
+        room(recipe, task, _sizes(setup), runs)
         return _build(setup, run, key)
+
+
+def _sizes(setup: Setup) -> Sizes:
+    from edgearte.forecast import Sizes
+
+    assistant = setup.assistant.parameters if setup.assistant else 0
+    return Sizes(setup.teacher.parameters, setup.student.parameters, setup.teacher.folder, setup.student.folder, assistant)
 
 
 def _build(setup: Setup, run: Path, key: str) -> Result:

@@ -26,7 +26,7 @@ PREFILL, TRAIN = 0.35, 0.12  # shares of the rate of a large matrix product that
 ROWS = 128  # decoded together
 GB = 1e9
 BYTES = {"bfloat16": 2, "float32": 4}
-BY_TEACHER = ("draft: questions", "draft: rationales", "verify", "tailor")  # stages in which the teacher writes
+BY_TEACHER = ("draft: questions", "draft: rationales", "verify", "tailor", "ask the teacher")  # stages in which the teacher writes
 ARMS = 3  # students taught: seeds alone, unaligned teacher, ARTE
 
 
@@ -59,6 +59,7 @@ class Sizes:
     student: int
     teacher_folder: Path | None = None
     student_folder: Path | None = None
+    assistant: int = 0
 
 
 def check(recipe: Recipe, task: Task) -> None:
@@ -79,8 +80,7 @@ def check(recipe: Recipe, task: Task) -> None:
                 load_preset(name) if kind == "export" else catalogue.load(kind, name)
             except UserError as error:
                 problems += error.problems
-    if recipe.assist and "questions" in recipe.assist.pool and not task.pool:
-        problems.append(Problem("assist.pool: questions are those of task.pool, which this recipe has not"))
+    problems += _assist_problems(recipe, task)
     if recipe.teacher.style == "continuation" and not any(q.rationale for q in task.seeds):
         problems.append(
             Problem("teacher.style: continuation goes on with a pattern, so at least one seed needs a rationale")
@@ -97,6 +97,23 @@ def check(recipe: Recipe, task: Task) -> None:
         raise UserError(problems)
 
 
+def _assist_problems(recipe: Recipe, task: Task) -> list[Problem]:
+    """What keeps a budget from being spent with an assistant."""
+    if (how := recipe.assist) is None:
+        return []
+    found, e = [], recipe.teacher.endpoint
+    if how.budget.money and not (e and (e.price_in or e.price_out)):
+        found.append("assist.budget.money: the teacher has no price; set teacher.endpoint.price_in and price_out")
+    if "questions" in how.pool and not task.pool:
+        found.append("assist.pool: questions are those of task.pool, which this recipe has not")
+    elif how.pool == ("questions",) and len(task.pool) < how.budget.calls:
+        found.append(
+            f"assist.budget.calls: {how.budget.calls} answers are to be bought, and the pool has {len(task.pool)} questions; "
+            "give it more, or a smaller budget"
+        )
+    return [Problem(text) for text in found]
+
+
 def _endpoint_problems(recipe: Recipe) -> list[Problem]:
     """What a teacher behind an endpoint cannot do, and what is wrong with how it is named."""
     asked = address(recipe.teacher)
@@ -105,7 +122,7 @@ def _endpoint_problems(recipe: Recipe) -> list[Problem]:
     found = [f"teacher.endpoint: {p.message}" for p in endpoint.problems(asked)]
     if recipe.teacher.style == "continuation":
         found.append("teacher.style: an endpoint is asked in style: chat; a continuation needs a pattern, which servers take differently")
-    if recipe.align.question_pairs or recipe.align.rationale_pairs:
+    if not recipe.assist and (recipe.align.question_pairs or recipe.align.rationale_pairs):
         found.append("align: an endpoint cannot be aligned, since its weights are not at hand; "
                      "set align.question_pairs and align.rationale_pairs to 0")  # fmt: skip
     if recipe.on_policy.when != "never":
@@ -188,6 +205,31 @@ def work(recipe: Recipe, task: Task, sizes: Sizes, machine: Machine) -> list[Wor
     responses = len(task.preference) * sum(len(r.shots) for r in recipe.prefer.responders)
     confirmed = recipe.verify.samples * (d.questions + tailoring)
     pairs = recipe.align.question_pairs + min(recipe.align.rationale_pairs, d.questions)
+
+    def students(number: int, examples: int) -> Work:
+        return train("train", number * examples * recipe.train.epochs, head + seed + rationale, student,
+                     sizes.student_folder, recipe.train.lora_rank, "float32", rationale / (head + seed + rationale))  # fmt: skip
+
+    device = [
+        ask("evaluate", (ARMS + 1) * len(task.evaluation) * (1 + len(recipe.measure.shots)),
+            (head + seed * shots / (1 + len(recipe.measure.shots))), answer, student, recipe.student.dtype),
+        ask("export and measure", len(recipe.export.presets) * (recipe.measure.questions or len(task.evaluation)),
+            head + seed, answer * 4, student, "bfloat16"),
+    ]  # fmt: skip
+    if how := recipe.assist:
+        drafted = d.questions if "drafts" in how.pool else 0
+        pool = drafted + (len(task.pool) if "questions" in how.pool else 0)
+        bought = min(how.budget.calls or pool, pool)
+        doubted = pool if {"consistency", "student"} & set(how.signals) else 0
+        judged = (doubted if "student" in how.signals else 0) + (bought if "teacher" in how.signals else 0)
+        return [
+            ask("draft: questions", drafted / d.per_prompt, head + d.shots * (seed + 20), d.per_prompt * (seed + 20), asking[1], asking[0]),
+            ask("ask the teacher", 2 * bought, head + seed + 40, rationale, asking[1], asking[0]),
+            ask("the student's samples", doubted * how.samples, head + seed, answer, student, recipe.student.dtype),
+            ask("the assistant's trust", judged, head + 2 * seed + rationale, 1, sizes.assistant, how.dtype),
+            students(ARMS, bought),
+            *device,
+        ]  # fmt: skip
     return [
         ask("preference set", responses, head + 2.5 * seed, answer, student, recipe.student.dtype),
         ask("draft: questions", rounds * prompts, head + d.shots * (seed + 20), d.per_prompt * (seed + 20), asking[1], asking[0]),
@@ -199,12 +241,8 @@ def work(recipe: Recipe, task: Task, sizes: Sizes, machine: Machine) -> list[Wor
         train("align", rounds * pairs * recipe.align.epochs, 2 * (head + 2 * seed + rationale), teacher, sizes.teacher_folder,
               recipe.align.lora_rank, recipe.teacher.dtype, 0.5),
         ask("tailor", rounds * tailoring, head + 2 * seed + 40, seed + rationale, asking[1], asking[0]),
-        train("train", rounds * ARMS * recipe.tailor.questions * recipe.train.epochs, head + seed + rationale, student,
-              sizes.student_folder, recipe.train.lora_rank, "float32", rationale / (head + seed + rationale)),
-        ask("evaluate", (ARMS + 1) * len(task.evaluation) * (1 + len(recipe.measure.shots)),
-            (head + seed * shots / (1 + len(recipe.measure.shots))), answer, student, recipe.student.dtype),
-        ask("export and measure", len(recipe.export.presets) * (recipe.measure.questions or len(task.evaluation)),
-            head + seed, answer * 4, student, "bfloat16"),
+        students(ARMS, rounds * recipe.tailor.questions),
+        *device,
     ]  # fmt: skip
 
 
@@ -240,7 +278,8 @@ def print_forecast(recipe: Recipe, task: Task, runs: Path) -> None:
 
     check(recipe, task)
     teacher = 0 if recipe.teacher.endpoint else weights.footprint(recipe.teacher.model)[0]
-    sizes = Sizes(teacher, weights.footprint(recipe.student.model)[0])
+    assistant = weights.footprint(recipe.assist.model)[0] if recipe.assist else 0
+    sizes = Sizes(teacher, weights.footprint(recipe.student.model)[0], assistant=assistant)
     room(recipe, task, sizes, runs)
     stages = work(recipe, task, sizes, measure_machine())
     table = Table("stage", "calls", "tokens read", "tokens written", "memory", "time", box=None, pad_edge=False)

@@ -118,8 +118,8 @@ def with_assistant(setup: Setup) -> Lesson:
         raise RuntimeError("this recipe has no assistant")
     plain = assisted.teach(setup, how.model_copy(update={"signals": ()}), NO_SIGNAL)
     ours = assisted.teach(setup, how, ASSISTED)
-    sets = {NO_SIGNAL: plain.examples, ASSISTED: ours.examples}
-    sets = {SEEDS: tailor.seeds_alone(setup.task, how.budget.calls), **sets}
+    sets = tailor.equal_size({NO_SIGNAL: plain.examples, ASSISTED: ours.examples})
+    sets = {SEEDS: tailor.seeds_alone(setup.task, len(sets[ASSISTED])), **sets}
     return Lesson(ASSISTED, NO_SIGNAL, setup.teacher.folder, sets, assisted=ours)
 
 

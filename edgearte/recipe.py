@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -199,9 +199,17 @@ class OnPolicy(Section):
 
 
 class Budget(Section):
-    """What the teacher's answers may take."""
+    """What the teacher's answers may take at most; 0: no limit of this kind."""
 
-    calls: Positive
+    calls: Count = 0
+    tokens: Count = 0  # read and written
+    money: Price = 0.0  # at the prices of teacher.endpoint
+
+    @model_validator(mode="after")
+    def _some(self) -> Budget:
+        if not (self.calls or self.tokens or self.money):
+            raise ValueError("a budget of calls, tokens or money is needed")
+        return self
 
 
 class Assist(Section):

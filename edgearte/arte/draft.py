@@ -216,14 +216,7 @@ def rationales(
 ) -> list[dict[str, Any]]:
     """What the teacher writes for items of `input`, `target` and `instruction` (and a `seed`, where it is sampled): `text`, why it
     `ended`, and the `tokens` it cost."""
-    patterns = [""] * len(items)
-    if settings.style == "continuation":
-        patterns = [prompts.rationale_pattern(task, i["target"], settings.rationale_tokens) for i in items]
-    texts = [rationale_prompt(teacher, task, settings, i["input"], i["target"], i["instruction"]) for i in items]
-    shared = sharing(texts, patterns)
-    asked = [replace(p, seed=i.get("seed", 0)) for p, i in zip(shared, items, strict=True)]
-    stop = (task.answer.close,) if task.answer.tagged else ()
-    outputs = teacher.generate(asked, Sampling(_room(settings, settings.rationale_tokens), temperature, settings.top_p, stop))
+    outputs = teacher.generate(*rationale_calls(teacher, task, settings, items, temperature))
     texts = [c.text.strip() for c in outputs]
     if settings.style == "continuation":
         texts = [
@@ -231,6 +224,19 @@ def rationales(
             for i, text in zip(items, texts, strict=True)
         ]
     return [{"text": t, "ended": c.ended, "tokens": _cost(c)} for t, c in zip(texts, outputs, strict=True)]
+
+
+def rationale_calls(
+    teacher: LM, task: Task, settings: Settings, items: list[dict[str, Any]], temperature: float = 0.0
+) -> tuple[list[Prompt], Sampling]:
+    """What the teacher is asked for such items."""
+    patterns = [""] * len(items)
+    if settings.style == "continuation":
+        patterns = [prompts.rationale_pattern(task, i["target"], settings.rationale_tokens) for i in items]
+    texts = [rationale_prompt(teacher, task, settings, i["input"], i["target"], i["instruction"]) for i in items]
+    asked = [replace(p, seed=i.get("seed", 0)) for p, i in zip(sharing(texts, patterns), items, strict=True)]
+    stop = (task.answer.close,) if task.answer.tagged else ()
+    return asked, Sampling(_room(settings, settings.rationale_tokens), temperature, settings.top_p, stop)
 
 
 def _room(settings: Settings, tokens: int) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from edgearte.answers import extract, matches, spelled, valid_target
 from edgearte.arte import draft
-from edgearte.lm.base import LM
+from edgearte.lm.calls import Purse, Recorded
 from edgearte.records import Annotation, Question
 from edgearte.store import Store
 from edgearte.task import Task
@@ -17,18 +17,23 @@ ROWS = 64  # answers computed together
 
 
 def annotate(
-    teacher: LM, task: Task, settings: draft.Settings, questions: Sequence[Question], store: Store, *, label: str
+    teacher: Recorded, task: Task, settings: draft.Settings, questions: Sequence[Question], purse: Purse, store: Store, *, label: str
 ) -> list[Annotation]:
-    """One call a question, with the naive prompt and no word of the answer; a question's own target, if it has one, stays unseen."""
+    """One call a question, in their order, as many as the purse pays for: with the naive prompt and no word of the answer. A question's
+    own target, if it has one, stays unseen."""
     items = [{"input": q.input, "target": "", "instruction": draft.naive(settings)} for q in questions]
+    asked, sampling = draft.rationale_calls(teacher, task, settings, items)
+    calls = [teacher.call(p, sampling) for p in asked]
+    options = draft.options(teacher, task, settings)
+    rows: list[dict[str, Any]] = []
 
     def compute(part: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return draft.rationales(teacher, task, settings, part)
 
-    rows = store.rows(
-        "annotate", VERSION, draft.options(teacher, task, settings), items, compute, chunk=1, together=ROWS, label=label
-    )
-    return [annotation(task, q, row["text"], row["tokens"]) for q, row in zip(questions, rows, strict=True)]
+    while count := purse.admit(calls[len(rows) :]):
+        part = items[len(rows) : len(rows) + count]
+        rows += store.rows("annotate", VERSION, options, part, compute, chunk=1, together=ROWS, label=label)
+    return [annotation(task, q, row["text"], row["tokens"]) for q, row in zip(questions, rows, strict=False)]
 
 
 def annotation(task: Task, question: Question, text: str, tokens: int) -> Annotation:

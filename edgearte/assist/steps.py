@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from edgearte import steps
 from edgearte.answers import grade
 from edgearte.arte import draft, prompts
 from edgearte.assist import annotate, confidence, signals
+from edgearte.errors import UserError
+from edgearte.lm.base import Completion, Prompt, Sampling, Score
+from edgearte.lm.calls import Budgeted, Calls, Kept, Limits, Price, Purse, Recorded
+from edgearte.lm.endpoint import Endpoint
 from edgearte.lm.hf import TransformersLM, form
 from edgearte.recipe import Assist
 from edgearte.records import Annotation, Question
@@ -16,24 +21,66 @@ from edgearte.setup import Setup
 from edgearte.store import seed_of
 
 
-def pool(setup: Setup, how: Assist) -> tuple[Question, ...]:
+class Spent(UserError):
+    """A budget that ended before what it was for."""
+
+
+class Paying:
+    """A teacher that must be able to pay for all it is asked; where it cannot, nothing goes on without it."""
+
+    def __init__(self, model: Recorded, purse: Purse) -> None:
+        self.identity = model.identity
+        self._model = model
+        self._paid = Budgeted(model, purse)
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Completion]:
+        found = [c for c in self._paid.generate(prompts, sampling) if c is not None]
+        if len(found) < len(prompts):
+            raise Spent("assist.budget: it was spent before the pool was drafted; give it more, or draft fewer questions")
+        return found
+
+    def loglikelihood(self, pairs: Sequence[tuple[Prompt, str]]) -> list[Score]:
+        return self._model.loglikelihood(pairs)
+
+    def chat(self, messages: Sequence[dict[str, str]]) -> str:
+        return self._model.chat(messages)
+
+
+def purse(setup: Setup, run: str, limits: Limits) -> Purse:
+    """What may be spent under the name `run`, at the prices of the teacher's endpoint (weights at hand cost no money)."""
+    e = setup.recipe.teacher.endpoint
+    return Purse(Calls(setup.store), run, limits, Price(e.price_in, e.price_out) if e else Price())
+
+
+@contextmanager
+def recorded(setup: Setup) -> Iterator[Recorded]:
+    """The teacher, with every call kept and counted for the recipe."""
+    model = steps.teacher(setup, setup.teacher.folder)
+    calls = Calls(setup.store)
+    yield model if isinstance(model, Endpoint) else Kept(model, calls, setup.recipe.name)
+    model.release()
+
+
+def pool(setup: Setup, how: Assist, spend: Purse) -> tuple[Question, ...]:
     """The questions the teacher may be asked: the user's own, what it drafts itself (without the targets it drafted), or both."""
     found = setup.task.pool if "questions" in how.pool else ()
     if "drafts" in how.pool:
-        author = steps.teacher(setup, setup.teacher.folder)
         ask, count = steps.settings(setup.recipe, setup.task), setup.recipe.draft.questions
-        written = draft.draft_questions(author, setup.task, ask, count, setup.store, purpose="draft", label="draft: questions")
-        author.release()
+        with recorded(setup) as teacher:
+            written = draft.draft_questions(
+                Paying(teacher, spend), setup.task, ask, count, setup.store, purpose="draft", label="draft: questions"
+            )
         found += tuple(Question(d.id, d.input, "") for d in written.drafts)
     return found
 
 
-def annotated(setup: Setup, questions: Sequence[Question], phase: str) -> list[Annotation]:
-    """What the teacher answers."""
-    author, task = steps.teacher(setup, setup.teacher.folder), setup.task
-    found = annotate.annotate(author, task, steps.settings(setup.recipe, task), questions, setup.store, label=f"ask the teacher: {phase}")
-    author.release()
-    return found
+def annotated(setup: Setup, questions: Sequence[Question], spend: Purse, phase: str) -> list[Annotation]:
+    """What the teacher answers to the first of these questions, as many as can be paid for."""
+    with recorded(setup) as teacher:
+        return annotate.annotate(
+            teacher, setup.task, steps.settings(setup.recipe, setup.task), questions, spend, setup.store,
+            label=f"ask the teacher: {phase}",
+        )  # fmt: skip
 
 
 def trusted(setup: Setup, how: Assist, said: Sequence[tuple[str, str]], label: str) -> list[float]:

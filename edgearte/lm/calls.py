@@ -153,11 +153,27 @@ class Calls:
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that may be spent; 0 means without limit."""
+    """The most that may be spent of each; None means without limit."""
 
-    calls: int = 0
-    tokens: int = 0
-    money: float = 0.0
+    calls: int | None = None
+    tokens: int | None = None
+    money: float | None = None
+
+    def less(self, spent: Spent, price: Price) -> Limits:
+        """What is left of them; lost calls count at the most they can have taken."""
+        tokens = spent.read + spent.written + spent.lost_read + spent.lost_written
+        return Limits(
+            None if self.calls is None else max(0, self.calls - spent.calls - spent.lost),
+            None if self.tokens is None else max(0, self.tokens - tokens),
+            None if self.money is None else max(0.0, self.money - spent.money(price)),
+        )
+
+    def share(self, part: float) -> Limits:
+        return Limits(
+            None if self.calls is None else round(part * self.calls),
+            None if self.tokens is None else int(part * self.tokens),
+            None if self.money is None else part * self.money,
+        )
 
 
 class Purse:
@@ -177,6 +193,9 @@ class Purse:
 
     def spent(self) -> Spent:
         return self.calls.spent(self.run)
+
+    def left(self) -> Limits:
+        return self.limits.less(self.spent(), self.price)
 
     def admit(self, wanted: Sequence[Call]) -> int:
         """How many of these calls, in order, may be made now; they count for the run from here on.
@@ -202,9 +221,9 @@ class Purse:
     def _over(self, calls: int, tokens: int, money: float) -> bool:
         most = self.limits
         return bool(
-            (most.calls and calls > most.calls)
-            or (most.tokens and tokens > most.tokens)
-            or (most.money and money > most.money + 1e-9)
+            (most.calls is not None and calls > most.calls)
+            or (most.tokens is not None and tokens > most.tokens)
+            or (most.money is not None and money > most.money + 1e-9)
         )
 
 
@@ -215,12 +234,13 @@ class Recorded(LM, Protocol):
 
 
 class Kept:
-    """Any model, with what it writes kept call by call, as if it were paid for."""
+    """Any model, with what it writes kept call by call and counted for `run`, as if it were paid for."""
 
-    def __init__(self, lm: LM, calls: Calls) -> None:
+    def __init__(self, lm: LM, calls: Calls, run: str) -> None:
         self.identity = lm.identity
         self._lm = lm
         self._calls = calls
+        self._run = run
 
     def call(self, prompt: Prompt, sampling: Sampling) -> Call:
         text = prompt.prefix + prompt.text
@@ -230,6 +250,7 @@ class Kept:
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Completion]:
         made = [self.call(p, sampling) for p in prompts]
+        self._calls.use(self._run, [c.key for c in made])
         todo = {c.key: (c, p) for c, p in zip(made, prompts, strict=True) if self._calls.answer(c.key) is None}
         if todo:
             outputs = self._lm.generate([p for _, p in todo.values()], sampling)

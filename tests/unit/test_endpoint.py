@@ -398,7 +398,7 @@ class Local:
 
 def test_a_purse_for_a_local_model(store: Store) -> None:
     local, calls = Local(), Calls(store)
-    model = Budgeted(Kept(local, calls), Purse(calls, "purse", Limits(tokens=60)))
+    model = Budgeted(Kept(local, calls, "build"), Purse(calls, "purse", Limits(tokens=60)))
     rows = [Prompt("abc", prefix=str(i)) for i in range(20)]
     found = model.generate(rows, Sampling(10))
     paid = sum(c is not None for c in found)
