@@ -57,7 +57,7 @@ def address(teacher: Teacher) -> Address | None:
 @contextmanager
 def opened(recipe_path: Path, overrides: list[str], runs: Path, suffix: str = "") -> Iterator[tuple[Setup, Path]]:
     """The setup of a recipe, everything checked that can be, and the folder `RUNS/NAME` + `suffix`; the store is open meanwhile."""
-    from edgearte.forecast import check
+    from edgearte.check import check
     from edgearte.lm import weights
 
     recipe = load_recipe(recipe_path, overrides)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgearte import assisted
@@ -19,8 +21,9 @@ from edgearte.assist.signals import Sampled
 from edgearte.cli import main
 from edgearte.errors import UserError
 from edgearte.lm.base import Completion, Prompt, Sampling, Score
-from edgearte.recipe import Assist, Budget
-from edgearte.records import Annotation, Question
+from edgearte.lm.calls import Calls, Kept, Limits, Purse
+from edgearte.recipe import Assist, Budget, Recipe
+from edgearte.records import Question
 from edgearte.setup import Setup
 from edgearte.store import Store
 from edgearte.task import Task, load_questions
@@ -164,8 +167,11 @@ def test_the_teacher_is_never_asked_twice_in_whatever_selection(tmp_path: Path) 
     questions = [Question(f"q{i}", f"{i} and {i}?", str(2 * i)) for i in range(6)]
     teacher = Scripted(says=lambda text: "It is <ans>4</ans>")
     store = Store(tmp_path)
-    first = annotate.annotate(teacher, TASK, ASK, questions[:4], store, label="x")
-    again = annotate.annotate(teacher, TASK, ASK, questions[::-1], store, label="x")
+    calls = Calls(store)
+    kept = Kept(teacher, calls, "t")
+    first = annotate.annotate(kept, TASK, ASK, questions[:4], Purse(calls, "a", Limits()), store, label="x")
+    again = annotate.annotate(kept, TASK, ASK, questions[::-1], Purse(calls, "b", Limits()), store, label="x")
+    assert annotate.annotate(kept, TASK, ASK, questions, Purse(calls, "c", Limits(calls=2)), store, label="x") == first[:2]
     assert len(teacher.asked) == len(set(teacher.asked)) == 6
     assert [a.right for a in first] == [False, False, True, False]
     assert [a.id for a in again] == [q.id for q in questions[::-1]]
@@ -182,7 +188,11 @@ def test_a_continuation_finds_its_own_answer_among_the_choices(tmp_path: Path) -
 
     ask = draft.Settings("continuation", 2, 2, 1.0, 1.0, 50, 50, 0.0, 0.9, 2, 0)
     teacher = Teacher(says=lambda text: " because it plays <ans>music</ans>")
-    (found,) = annotate.annotate(teacher, closed, ask, [Question("q", "put on jazz", "lights")], Store(tmp_path), label="x")
+    store = Store(tmp_path)
+    calls = Calls(store)
+    question = Question("q", "put on jazz", "lights")
+    kept, purse = Kept(teacher, calls, "t"), Purse(calls, "a", Limits())
+    (found,) = annotate.annotate(kept, closed, ask, [question], purse, store, label="x")
     assert (found.answer, found.right) == ("music", False)
     assert "put on jazz\nAnswer: Let's think step by step." in teacher.asked[0]
     assert found.text == "because it plays <ans>music</ans>"
@@ -194,13 +204,23 @@ POOL = [Question(f"q{i}", f"number {i}", str(i)) for i in range(40)]
 HOW = Assist(model="none", budget=Budget(calls=20))
 
 
-def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[Setup, list[list[Question]]]:
-    bought: list[list[Question]] = []
+RECIPE = Recipe.model_validate(
+    {
+        "name": "t", "seed": 5, "task": {"description": "Add.", "seeds": {"file": "x"}, "evaluation": {"file": "x"}},
+        "teacher": {"model": "x"}, "student": {"model": "x"},
+    }
+)  # fmt: skip
 
-    def annotated(setup: Setup, questions: Sequence[Question], phase: str) -> list[Annotation]:
-        bought.append(list(questions))
-        wrong = {q.id for q in POOL[::4]}
-        return [Annotation(q.id, q.input, f"text of {q.id}", "x", q.id not in wrong, 7) for q in questions]
+
+def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[Setup, list[str]]:
+    """A setup in which the models are planted, and the ids of the questions the teacher was asked, in order."""
+    bought: list[str] = []
+
+    class Noisy(Scripted):
+        def generate(self, rows: Sequence[Prompt], sampling: Sampling) -> list[Completion]:
+            numbers = [int((p.prefix + p.text).partition("number ")[2].split()[0]) for p in rows]
+            bought.extend(f"q{n}" for n in numbers)
+            return [Completion(f"<ans>{n + (n % 4 == 0)}</ans>", 6, 4, "stop") for n in numbers]
 
     def trusted(setup: Setup, how: Assist, pairs: Sequence[tuple[str, str]], label: str) -> list[float]:
         numbers = [int(text.split()[1]) for text, _ in pairs]
@@ -211,13 +231,16 @@ def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[Setup, list[
     def sampled(setup: Setup, how: Assist, folder: Path, questions: Sequence[Question]) -> list[Sampled]:
         return [said("a", "a", "a", "a") if int(q.id[1:]) < 20 else said("a", "b", "c", "d") for q in questions]
 
-    for name, function in (("annotated", annotated), ("trusted", trusted), ("sampled", sampled)):
+    @contextmanager
+    def recorded(setup: Setup) -> Iterator[Kept]:
+        yield Kept(Noisy(), Calls(setup.store), setup.recipe.name)
+
+    for name, function in (("recorded", recorded), ("trusted", trusted), ("sampled", sampled)):
         monkeypatch.setattr(steps, name, function)
-    monkeypatch.setattr(steps, "pool", lambda setup, how: tuple(POOL))
+    monkeypatch.setattr(steps, "pool", lambda setup, how, spend: tuple(POOL))
     monkeypatch.setattr(assisted, "taught", lambda setup, examples, arm: tmp_path / "taught")
-    recipe: Any = type("Recipe", (), {"seed": 5})()
     models: Any = type("Weights", (), {"folder": tmp_path})()
-    return Setup(recipe, TASK, models, models, Store(tmp_path / "store")), bought
+    return Setup(RECIPE, TASK, models, models, Store(tmp_path / "store")), bought
 
 
 def test_the_filter_finds_what_a_noisy_teacher_got_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -237,19 +260,67 @@ def test_the_filter_finds_what_a_noisy_teacher_got_wrong(monkeypatch: pytest.Mon
 def test_doubt_chooses_what_the_teacher_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     setup, bought = world(monkeypatch, tmp_path)
     whole = assisted.teach(setup, HOW, "assisted")
-    warm, chosen = bought
+    warm = [j.annotation.id for j in whole.judged if j.phase == "warm-up"]
+    chosen = [j.annotation.id for j in whole.judged if j.phase == "chosen"]
     assert (len(warm), len(chosen)) == (4, 16)
-    known = {q.id for q in POOL[20:]}
-    open_ = known - {q.id for q in warm}
-    assert len({q.id for q in chosen} & open_) == min(16, len(open_)), "those it is unsure of come first"
-    assert len({j.annotation.id for j in whole.judged}) == 20, "nothing is bought twice"
-    bought.clear()
-    assisted.teach(setup, HOW.model_copy(update={"signals": ()}), "no signal")
-    assert [len(b) for b in bought] == [4, 16]
-    assert {q.id for b in bought for q in b} != {q.id for q in (*warm, *chosen)}, "switched off, chance chooses"
-    bought.clear()
-    assisted.teach(setup, HOW.model_copy(update={"warmup": 0.0}), "without the warm-up")
-    assert [len(b) for b in bought] == [0, 20]
+    unsure = {q.id for q in POOL[20:]} - set(warm)
+    assert len(set(chosen) & unsure) == min(16, len(unsure)), "those it is unsure of come first"
+    assert bought == warm + chosen
+    assert len(set(bought)) == 20, "nothing is bought twice"
+
+    random = assisted.teach(setup, HOW.model_copy(update={"signals": ()}), "no signal")
+    assert {j.annotation.id for j in random.judged} != set(warm + chosen), "switched off, chance chooses"
+    assert [j.annotation.id for j in random.judged if j.phase == "warm-up"] == warm
+    assert len(bought) == len(set(bought)), "what another arm bought is not asked again"
+    cold = assisted.teach(setup, HOW.model_copy(update={"warmup": 0.0}), "without the warm-up")
+    assert {j.phase for j in cold.judged} == {"chosen"}
+    assert len(cold.judged) == 20
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(10, 200), st.sampled_from([0.0, 0.2, 0.5]))
+def test_a_budget_of_tokens_is_never_overdrawn_and_nearly_spent(tokens: int, warmup: float) -> None:
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        setup, _ = world(patch, Path(folder))
+        # A call may take its prompt's bytes and 50 tokens at the most, and takes 10.
+        how = HOW.model_copy(update={"budget": Budget(tokens=200 + tokens), "warmup": warmup, "signals": ("consistency",)})
+        try:
+            found = assisted.teach(setup, how, "x")
+        except UserError as error:
+            assert "none was kept" in str(error)
+            return
+        taken = sum(j.annotation.tokens for j in found.judged)
+        assert taken <= 200 + tokens
+        assert taken == 10 * len(found.judged)
+        assert len(found.judged) == len(POOL) or taken > tokens - 200
+
+
+class Killed(Exception):
+    """Where a process would have died."""
+
+
+def test_a_build_killed_after_every_batch_ends_as_an_undisturbed_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    setup, before = world(monkeypatch, tmp_path)
+    undisturbed = assisted.teach(setup, HOW, "assisted")
+    keep = Calls.keep
+
+    def dying(self: Calls, made: Sequence[Any]) -> None:
+        keep(self, made)
+        raise Killed
+
+    monkeypatch.setattr(annotate, "ROWS", 3)
+    setup, bought = world(monkeypatch, tmp_path / "killed")
+    monkeypatch.setattr(Calls, "keep", dying)
+    lives = 0
+    while True:
+        try:
+            found = assisted.teach(setup, HOW, "assisted")
+            break
+        except Killed:
+            lives += 1
+    assert found == undisturbed
+    assert bought == before, "a life asks for what the one before it had not got yet, and for nothing else"
+    assert lives == 2 + 6, "4 answers and 16, three at a time"
 
 
 def test_arms_that_bought_as_much_train_as_many_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -268,7 +339,7 @@ def test_the_assistants_worth_is_measured_where_targets_are_known(monkeypatch: p
     assert found
     assert (found.n, found.auroc) == (20, 1.0)
     unknown = [Question(q.id, q.input, "") for q in POOL]
-    monkeypatch.setattr(steps, "pool", lambda setup, how: tuple(unknown))
+    monkeypatch.setattr(steps, "pool", lambda setup, how, spend: tuple(unknown))
     assert assisted.teach(setup, HOW, "assisted").on_student() is None
 
 

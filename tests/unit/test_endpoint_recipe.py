@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from edgearte import steps
+from edgearte.check import check
 from edgearte.errors import UserError
-from edgearte.forecast import BY_TEACHER, Machine, Sizes, check, work
+from edgearte.forecast import BY_TEACHER, Machine, Sizes, work
 from edgearte.lm.endpoint import Address, Endpoint
 from edgearte.load import load_recipe, load_task
 from edgearte.recipe import Recipe
