@@ -121,7 +121,7 @@ def completion(prompt: Prompt, sampling: Sampling, answer: Answer) -> Completion
 
 
 def score(answer: Answer, prompt: str, end: str) -> Score | None:
-    """The log-likelihood of the text from the prompt's end up to the token that had to be written; None where the server did not echo it."""
+    """The log-likelihood of the text from the prompt's end up to the token that had to be written; None where it was not echoed."""
     given = answer.logprobs
     if not isinstance(given, dict) or not answer.text.startswith(prompt + end):
         return None
