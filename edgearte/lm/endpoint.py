@@ -130,7 +130,7 @@ class Endpoint:
     def _echoed(self, pairs: Sequence[tuple[str, str]]) -> list[Score]:
         """The scores that can be read off. One token has to be written, and is left out: for some servers 0 means without end."""
         asked = [wire.request(self.address.model, Prompt(a + b), Sampling(1), echo=True, logprobs=1) for a, b in pairs]
-        scores = [_score(answer, a, b) for (a, b), answer in zip(pairs, self._answers(asked), strict=True)]
+        scores = [wire.score(answer, a, b) for (a, b), answer in zip(pairs, self._answers(asked), strict=True)]
         return [s for s in scores if s is not None]
 
     def _echoes(self) -> bool:
@@ -152,7 +152,7 @@ class Endpoint:
         asked = [
             wire.request(self.address.model, p, Sampling(1), logprobs=True, top_logprobs=TOP) for p in prompts
         ]
-        rows = [_choices(answer, words) for answer in self._answers(asked)]
+        rows = [wire.first_words(answer, words) for answer in self._answers(asked)]
         if any(row is None for row in rows):
             raise UserError(f"{self._name}: it gives no log-probabilities, so no probability of an answer can be read off")
         return [row for row in rows if row is not None]
@@ -335,33 +335,3 @@ def _said(error: Exception) -> str:
     if isinstance(error, openai.APIConnectionError):
         return f"no connection, or one that broke off ({wire.first_line(str(error.__cause__ or error))})"
     return str(error)
-
-
-def _score(answer: Answer, prompt: str, end: str) -> Score | None:
-    """The log-likelihood of the text from the prompt's end up to the token that had to be written."""
-    given = answer.logprobs
-    if not isinstance(given, dict) or not answer.text.startswith(prompt + end):
-        return None
-    offsets, values, tokens = (given.get(name) for name in ("text_offset", "token_logprobs", "tokens"))
-    if not offsets or not values or not tokens:
-        return None
-    last = len(prompt + end)
-    inside = [
-        v for at, v, t in zip(offsets, values, tokens, strict=True) if at < last and at + len(t) > len(prompt) and v is not None
-    ]
-    return Score(sum(inside), len(inside)) if inside else None
-
-
-def _choices(answer: Answer, words: Sequence[str]) -> dict[str, float] | None:
-    given = answer.logprobs
-    content = given.get("content") if isinstance(given, dict) else None
-    top = content[0].get("top_logprobs") if content else None
-    if not top:
-        return None
-    found = dict.fromkeys(words, 0.0)
-    for entry in top:
-        begun = entry["token"].strip().casefold()
-        meant = [w for w in words if begun and w.casefold().startswith(begun)]
-        if len(meant) == 1:
-            found[meant[0]] += math.exp(entry["logprob"])
-    return found

@@ -9,12 +9,13 @@ the server, so it is put back.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edgearte.lm.base import Completion, Prompt, Sampling
+from edgearte.lm.base import Completion, Prompt, Sampling, Score
 from edgearte.lm.calls import Answer
 
 CONVERSATION = "\ue0ed\uf0a7"  # of the private use area: no text of anybody's begins with it
@@ -117,6 +118,37 @@ def completion(prompt: Prompt, sampling: Sampling, answer: Answer) -> Completion
     elif answer.finish == "stop" and (stop := _stop(before + text, sampling.stop, answer.stop)):
         text, ended = text + stop, "stop"
     return Completion(text, answer.read, answer.written, ended)
+
+
+def score(answer: Answer, prompt: str, end: str) -> Score | None:
+    """The log-likelihood of the text from the prompt's end up to the token that had to be written; None where it was not echoed."""
+    given = answer.logprobs
+    if not isinstance(given, dict) or not answer.text.startswith(prompt + end):
+        return None
+    offsets, values, tokens = (given.get(name) for name in ("text_offset", "token_logprobs", "tokens"))
+    if not offsets or not values or not tokens:
+        return None
+    last = len(prompt + end)
+    inside = [
+        v for at, v, t in zip(offsets, values, tokens, strict=True) if at < last and at + len(t) > len(prompt) and v is not None
+    ]
+    return Score(sum(inside), len(inside)) if inside else None
+
+
+def first_words(answer: Answer, words: Sequence[str]) -> dict[str, float] | None:
+    """The probability of each word as the first of an answer; None where the server gave no log-probabilities."""
+    given = answer.logprobs
+    content = given.get("content") if isinstance(given, dict) else None
+    top = content[0].get("top_logprobs") if content else None
+    if not top:
+        return None
+    found = dict.fromkeys(words, 0.0)
+    for entry in top:
+        begun = entry["token"].strip().casefold()
+        meant = [w for w in words if begun and w.casefold().startswith(begun)]
+        if len(meant) == 1:
+            found[meant[0]] += math.exp(entry["logprob"])
+    return found
 
 
 def first_line(text: str) -> str:
