@@ -16,7 +16,7 @@ from edgearte.arte import tailor
 from edgearte.arte.prefer import rationale_scores
 from edgearte.arte.preference_set import PreferenceSet
 from edgearte.loop import ARTE, ASSISTED, NO_SIGNAL, SEEDS, UNALIGNED, UNTAUGHT
-from edgearte.recipe import Assist, Budget
+from edgearte.recipe import Again, Assist, Budget
 from edgearte.records import Draft, Example, Rationale
 from edgearte.setup import Setup
 from edgearte.store import seed_of
@@ -50,6 +50,7 @@ ALONE = {
     "assistant on the teacher alone": ("teacher",),
 }
 WITHOUT_WARM_UP, WITHOUT_FILTER = "without the warm-up", "without the filter"
+ASKING_AGAIN = "asking again"
 
 ASSISTANT = {
     NO_SIGNAL: "the teacher asked at random, every answer believed",
@@ -59,6 +60,7 @@ ASSISTANT = {
     WITHOUT_WARM_UP: "all signals, of the student as it came",
     WITHOUT_FILTER: "both of the student's signals, every answer believed",
     ASSISTED: "all signals, after a warm-up",
+    ASKING_AGAIN: "the same, and a part of the budget for asking again what is doubted",
 }
 
 
@@ -129,6 +131,7 @@ def _assist(setup: Setup, arm: Arm) -> Assist:
         changed["signals"] = signals[arm.method]
     if arm.method == WITHOUT_WARM_UP:
         changed["warmup"] = 0.0
+    changed["again"] = (whole.again or Again()) if arm.method == ASKING_AGAIN else None
     return whole.model_copy(update=changed)
 
 

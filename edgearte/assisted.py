@@ -14,18 +14,17 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
 
-from edgearte.assist import calibration, signals, steps
+from edgearte.assist import again, calibration, signals, steps
 from edgearte.assist.calibration import Calibration
 from edgearte.errors import UserError
-from edgearte.lm.calls import Limits
 from edgearte.recipe import Assist
 from edgearte.records import Annotation, Example, Question
 from edgearte.setup import Setup
 from edgearte.steps import taught
-from edgearte.store import digest, seed_of
+from edgearte.store import seed_of
 
 UNSURE = 0.5  # the threshold where none is given and none can be fitted
-WARM_UP, CHOSEN = "warm-up", "chosen"
+WARM_UP, CHOSEN, AGAIN = "warm-up", "chosen", "asked again"
 
 
 @dataclass(frozen=True)
@@ -55,6 +54,8 @@ class Assisted:
 
     pool: int
     judged: tuple[Judged, ...]
+    again: int  # questions that were asked a second time
+    tokens: int  # of all these calls
     doubts: tuple[Doubt, ...]
     threshold: float | None
     said: str  # where the threshold comes from
@@ -72,21 +73,18 @@ class Assisted:
 
 def teach(setup: Setup, how: Assist, arm: str) -> Assisted:
     """The examples that `how.budget` buys. `how` is the recipe's, or what an ablation makes of it."""
-    b = how.budget
-    whole = Limits(b.calls or None, b.tokens or None, b.money or None)
-    run = f"{setup.recipe.name}, seed {setup.recipe.seed}, {digest(how)[:12]}"
-    drafting = steps.purse(setup, f"{run}: pool", whole)
-    pool = _shuffled(steps.pool(setup, how, drafting), seed_of(setup.recipe.seed, "pool"))
-    left = drafting.left()
-    if len(pool) < (left.calls or 0):
+    budget = steps.Allowance(setup, how)
+    with budget.phase("pool") as purse:
+        pool = _shuffled(steps.pool(setup, how, purse), seed_of(setup.recipe.seed, "pool"))
+    if len(pool) < (budget.left.calls or 0):
         raise UserError(
-            f"assist.budget.calls: {left.calls} answers are to be bought, and the pool has {len(pool)} questions; "
+            f"assist.budget.calls: {budget.left.calls} answers are to be bought, and the pool has {len(pool)} questions; "
             "give it more, or a smaller budget"
         )
 
     # the warm-up: a random part of the budget, so that the student's own signals come to mean something
-    warming = steps.purse(setup, f"{run}: warm-up", left.share(how.warmup))
-    asked = steps.annotated(setup, pool, warming, WARM_UP)
+    with budget.phase(WARM_UP, how.warmup) as purse:
+        asked = steps.annotated(setup, pool, purse, WARM_UP)
     rest = pool[len(asked) :]
     trust = _trust(setup, how, asked)
     threshold, said = _threshold(how, asked, trust)
@@ -101,9 +99,18 @@ def teach(setup: Setup, how: Assist, arm: str) -> Assisted:
         *([[1 - (d.confidence or 0.0) for d in doubts]] if "student" in how.signals else []),
     ]
     ranked = signals.order(columns) if columns else range(len(rest))
-    spending = steps.purse(setup, f"{run}: chosen", left.less(warming.spent(), warming.price))
-    asked = steps.annotated(setup, [rest[k] for k in ranked], spending, CHOSEN)
+    with budget.phase(CHOSEN, 1 - how.again.share if how.again else 1) as purse:
+        asked = steps.annotated(setup, [rest[k] for k in ranked], purse, CHOSEN)
     judged += _judged(asked, _trust(setup, how, asked), threshold, CHOSEN)
+
+    # what is doubted is asked again, with what is trusted as an example
+    second: list[Annotation] = []
+    if how.again and threshold is not None:
+        doubted, shown = _doubted(setup, how.again.below, judged, doubts)
+        by_id = {q.id: q for q in pool}
+        with budget.phase(AGAIN) as purse:
+            second = steps.annotated(setup, [by_id[j.annotation.id] for j in doubted], purse, AGAIN, shown)
+        judged = _better(judged, _judged(second, _trust(setup, how, second), threshold, AGAIN))
 
     examples = _examples(judged)
     if not examples:
@@ -112,7 +119,9 @@ def teach(setup: Setup, how: Assist, arm: str) -> Assisted:
             "assistant, or a larger budget"
         )
     # Arms that bought as much train as many steps, however much of it they kept.
-    return Assisted(len(pool), judged, doubts, threshold, said, tuple(islice(cycle(examples), len(judged))))
+    bought = len(judged) + len(second)
+    training_set = tuple(islice(cycle(examples), bought))
+    return Assisted(len(pool), judged, len(second), budget.tokens(), doubts, threshold, said, training_set)
 
 
 def _shuffled(pool: Sequence[Question], seed: int) -> list[Question]:
@@ -148,6 +157,30 @@ def _judged(
         Judged(a, phase, c, a.answer is not None and (c is None or threshold is None or c >= threshold))
         for a, c in zip(asked, confidences, strict=True)
     )
+
+
+def _doubted(
+    setup: Setup, below: float, judged: Sequence[Judged], doubts: Sequence[Doubt]
+) -> tuple[list[Judged], list[list[Question]]]:
+    """What the teacher is trusted too little in, the least first, and the worked examples to be shown before each."""
+    found = sorted((j for j in judged if (j.confidence or 0.0) < below), key=lambda j: j.confidence or 0.0)
+    trusted = [j.annotation for j in judged if j.kept and (j.confidence or 0.0) >= below]
+    by_id = {a.id: a for a in trusted}
+    # An error as far as it can be known: by the target, or where there is none by the assistant's word.
+    wrong = [d for d in doubts if d.question in by_id and (d.right is False or (d.right is None and (d.confidence or 0.0) < UNSURE))]
+    error = again.least_sure([(d.uncertainty or 0.0, by_id[d.question]) for d in wrong])
+    return found, [again.examples(setup.task, j.annotation.input, trusted, error) for j in found]
+
+
+def _better(first: Sequence[Judged], second: Sequence[Judged]) -> tuple[Judged, ...]:
+    """Of two answers to a question the one that is trusted more."""
+    by_id = {j.annotation.id: j for j in second}
+
+    def better(j: Judged) -> Judged:
+        other = by_id.get(j.annotation.id)
+        return other if other and (other.kept, other.confidence or 0.0) > (j.kept, j.confidence or 0.0) else j
+
+    return tuple(map(better, first))
 
 
 def _doubts(setup: Setup, how: Assist, student: Path, rest: Sequence[Question]) -> tuple[Doubt, ...]:

@@ -212,6 +212,13 @@ class Budget(Section):
         return self
 
 
+class Again(Section):
+    """The teacher is asked once more, with detail and similar answers, where the assistant's trust is low (DualChecker)."""
+
+    below: Share = 0.75  # trust under which an answer is asked for again
+    share: Share = 0.2  # of the budget, set aside for it
+
+
 class Assist(Section):
     """A teaching assistant makes an imperfect, costly teacher go further (TA-in-the-Loop, arXiv 2406.05322): the student's and the
     assistant's doubts choose what to ask the teacher, the assistant's trust which of its answers to believe."""
@@ -229,6 +236,7 @@ class Assist(Section):
     temperature: Above0 = 0.7
     uncertainty: Literal["answers", "texts", "entropy"] = "answers"  # what of the samples is compared
     confidence: Literal["yes/no", "number"] = "yes/no"  # a probability, or a number that the assistant names
+    again: Again | None = None
     threshold: Share | None = None  # trust from which an answer is kept; none: fitted on the warm-up where targets are known, or 0.5
 
 

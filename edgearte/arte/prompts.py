@@ -12,6 +12,10 @@ from edgearte.records import Question
 from edgearte.task import Task
 
 NAIVE = "Let's think step by step."
+AGAIN = (
+    "An earlier answer to this question was doubted. Work it out anew and with care: say what is asked, go on in small steps, and check "
+    "each of them before you give the answer."
+)
 CHARACTERS = 4  # of a token, about
 _QUESTION = re.compile(r"<Question_\d+>\s*<input>(.*?)</input>\s*<target>(.*?)</target>", re.S)
 _GIVEN = re.compile(r"<target>(.*?)</target>\s*<input>(.*?)</input>", re.S)
@@ -71,9 +75,12 @@ def continuation_pattern(first: int, targets: Sequence[str], tokens: int) -> str
     return "".join(parts)
 
 
-def rationale_chat(lm: LM, task: Task, text: str, instruction: str) -> str:
-    """Paper 1b (a strategy's instruction) or the naive prompt of alignment and tailoring (`NAIVE`)."""
-    ask = f"{task.description}\n\nQuestion: {text}\n\n{instruction} {_ending(task)}"
+def rationale_chat(lm: LM, task: Task, text: str, instruction: str, shown: Sequence[Question] = ()) -> str:
+    """Paper 1b (a strategy's instruction) or the naive prompt of alignment and tailoring (`NAIVE`); after worked examples, if any are
+    shown."""
+    examples = "".join(f"Question: {q.input}\nAnswer: {completion_of(task, q)}\n\n" for q in shown)
+    before = f"Here are questions of this kind with their answers.\n\n{examples}Now to this one.\n\n" if shown else ""
+    ask = f"{task.description}\n\n{before}Question: {text}\n\n{instruction} {_ending(task)}"
     return lm.chat([{"role": "user", "content": ask}])
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from edgearte.answers import extract, matches, spelled, valid_target
-from edgearte.arte import draft
+from edgearte.arte import draft, prompts
 from edgearte.lm.calls import Purse, Recorded
 from edgearte.records import Annotation, Question
 from edgearte.store import Store
@@ -17,11 +18,16 @@ ROWS = 64  # answers computed together
 
 
 def annotate(
-    teacher: Recorded, task: Task, settings: draft.Settings, questions: Sequence[Question], purse: Purse, store: Store, *, label: str
-) -> list[Annotation]:
+    teacher: Recorded, task: Task, settings: draft.Settings, questions: Sequence[Question], purse: Purse, store: Store,
+    *, label: str, shown: Sequence[Sequence[Question]] = (),
+) -> list[Annotation]:  # fmt: skip
     """One call a question, in their order, as many as the purse pays for: with the naive prompt and no word of the answer. A question's
-    own target, if it has one, stays unseen."""
-    items = [{"input": q.input, "target": "", "instruction": draft.naive(settings)} for q in questions]
+    own target, if it has one, stays unseen. With worked examples `shown`, as many lists as questions, the teacher is told besides
+    that it was doubted and should take care."""
+    items: list[dict[str, Any]] = [{"input": q.input, "target": "", "instruction": draft.naive(settings)} for q in questions]
+    for item, examples in zip(items, shown, strict=False):
+        item["shown"] = [asdict(e) for e in examples]
+        item["instruction"] = prompts.AGAIN if settings.style == "chat" else draft.naive(settings)
     asked, sampling = draft.rationale_calls(teacher, task, settings, items)
     calls = [teacher.call(p, sampling) for p in asked]
     options = draft.options(teacher, task, settings)

@@ -18,7 +18,7 @@ from edgearte.lm.hf import TransformersLM, form
 from edgearte.recipe import Assist
 from edgearte.records import Annotation, Question
 from edgearte.setup import Setup
-from edgearte.store import seed_of
+from edgearte.store import digest, seed_of
 
 
 class Spent(UserError):
@@ -46,10 +46,29 @@ class Paying:
         return self._model.chat(messages)
 
 
-def purse(setup: Setup, run: str, limits: Limits) -> Purse:
-    """What may be spent under the name `run`, at the prices of the teacher's endpoint (weights at hand cost no money)."""
-    e = setup.recipe.teacher.endpoint
-    return Purse(Calls(setup.store), run, limits, Price(e.price_in, e.price_out) if e else Price())
+class Allowance:
+    """A budget that is spent phase by phase, each from a purse of its own: a build that goes on after a kill goes through all phases
+    again, and what the later ones have spent by then must not count in the earlier ones."""
+
+    def __init__(self, setup: Setup, how: Assist) -> None:
+        b, e = how.budget, setup.recipe.teacher.endpoint
+        self.left = Limits(b.calls or None, b.tokens or None, b.money or None)
+        self.price = Price(e.price_in, e.price_out) if e else Price()  # weights at hand cost no money
+        self._calls = Calls(setup.store)
+        self._run = f"{setup.recipe.name}, seed {setup.recipe.seed}, {digest(how)[:12]}"
+        self._purses: list[Purse] = []
+
+    @contextmanager
+    def phase(self, name: str, share: float = 1.0) -> Iterator[Purse]:
+        """A purse with this share of what is left; what it does not spend is left."""
+        purse = Purse(self._calls, f"{self._run}: {name}", self.left.share(share), self.price)
+        yield purse
+        self._purses.append(purse)
+        self.left = self.left.less(purse.spent(), self.price)
+
+    def tokens(self) -> int:
+        """Read and written in all phases."""
+        return sum(found.read + found.written for found in (p.spent() for p in self._purses))
 
 
 @contextmanager
@@ -74,12 +93,14 @@ def pool(setup: Setup, how: Assist, spend: Purse) -> tuple[Question, ...]:
     return found
 
 
-def annotated(setup: Setup, questions: Sequence[Question], spend: Purse, phase: str) -> list[Annotation]:
-    """What the teacher answers to the first of these questions, as many as can be paid for."""
+def annotated(
+    setup: Setup, questions: Sequence[Question], spend: Purse, phase: str, shown: Sequence[Sequence[Question]] = ()
+) -> list[Annotation]:
+    """What the teacher answers to the first of these questions, as many as can be paid for; after worked examples, if any are shown."""
     with recorded(setup) as teacher:
         return annotate.annotate(
             teacher, setup.task, steps.settings(setup.recipe, setup.task), questions, spend, setup.store,
-            label=f"ask the teacher: {phase}",
+            label=f"ask the teacher: {phase}", shown=shown,
         )  # fmt: skip
 
 

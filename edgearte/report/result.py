@@ -177,14 +177,15 @@ class AnnotationSample:
 
 @dataclass(frozen=True)
 class Assistance:
-    """What a budget of the teacher's answers bought with the help of an assistant, and how well that one knows right from wrong, of the
-    teacher's answers and of the student's (`None` where no target says)."""
+    """What a budget of the teacher's answers bought with the help of an assistant, `again` of them second answers to a question; and how
+    well that one knows right from wrong, of the teacher's answers and of the student's (`None` where no target says)."""
 
     assistant: str
     signals: tuple[str, ...]
     confidence: str
     pool: int
     calls: int
+    again: int
     tokens: int
     warmup: int
     kept: int

@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 
 from edgearte import assisted
 from edgearte.answers import AnswerFormat
-from edgearte.arte import draft
-from edgearte.assist import annotate, calibration, confidence, signals, steps
+from edgearte.arte import draft, prompts
+from edgearte.assist import again, annotate, calibration, confidence, signals, steps
 from edgearte.assist.signals import Sampled
 from edgearte.cli import main
 from edgearte.errors import UserError
 from edgearte.lm.base import Completion, Prompt, Sampling, Score
 from edgearte.lm.calls import Calls, Kept, Limits, Purse
-from edgearte.recipe import Assist, Budget, Recipe
-from edgearte.records import Question
+from edgearte.recipe import Again, Assist, Budget, Recipe
+from edgearte.records import Annotation, Question
 from edgearte.setup import Setup
 from edgearte.store import Store
 from edgearte.task import Task, load_questions
@@ -218,22 +218,29 @@ def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[Setup, list[
 
     class Noisy(Scripted):
         def generate(self, rows: Sequence[Prompt], sampling: Sampling) -> list[Completion]:
-            numbers = [int((p.prefix + p.text).partition("number ")[2].split()[0]) for p in rows]
+            texts = [p.prefix + p.text for p in rows]
+            self.asked += texts
+            numbers = [int(t.rpartition("number ")[2].split()[0]) for t in texts]
             bought.extend(f"q{n}" for n in numbers)
-            return [Completion(f"<ans>{n + (n % 4 == 0)}</ans>", 6, 4, "stop") for n in numbers]
+            careful = ["was doubted" in t for t in texts]  # asked again it takes care, and gets most of them right
+            found = [n + (n % 4 == 0 and not (c and n % 8)) for n, c in zip(numbers, careful, strict=True)]
+            return [Completion(f"I see {n}. <ans>{n}</ans>", 6, 4, "stop") for n in found]
+
+    teacher = Noisy()
 
     def trusted(setup: Setup, how: Assist, pairs: Sequence[tuple[str, str]], label: str) -> list[float]:
         numbers = [int(text.split()[1]) for text, _ in pairs]
         if "student" in label:
             return [0.9 if n < 20 else 0.2 for n in numbers]
-        return [0.3 + n / 1000 if n % 4 == 0 else 0.8 + n / 1000 for n in numbers]
+        right = [f"<ans>{n}</ans>" in text for n, (_, text) in zip(numbers, pairs, strict=True)]
+        return [(0.8 if r else 0.3) + n / 1000 for n, r in zip(numbers, right, strict=True)]
 
     def sampled(setup: Setup, how: Assist, folder: Path, questions: Sequence[Question]) -> list[Sampled]:
         return [said("a", "a", "a", "a") if int(q.id[1:]) < 20 else said("a", "b", "c", "d") for q in questions]
 
     @contextmanager
     def recorded(setup: Setup) -> Iterator[Kept]:
-        yield Kept(Noisy(), Calls(setup.store), setup.recipe.name)
+        yield Kept(teacher, Calls(setup.store), setup.recipe.name)
 
     for name, function in (("recorded", recorded), ("trusted", trusted), ("sampled", sampled)):
         monkeypatch.setattr(steps, name, function)
@@ -293,6 +300,36 @@ def test_a_budget_of_tokens_is_never_overdrawn_and_nearly_spent(tokens: int, war
         assert taken <= 200 + tokens
         assert taken == 10 * len(found.judged)
         assert len(found.judged) == len(POOL) or taken > tokens - 200
+
+
+def test_what_is_doubted_is_asked_again_with_what_is_trusted_as_an_example(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    setup, bought = world(monkeypatch, tmp_path)
+    how = HOW.model_copy(update={"again": Again(below=0.75, share=0.25)})
+    found = assisted.teach(setup, how, "asking again")
+    assert len(bought) == len(found.judged) + found.again == 20, "second answers are paid from the same budget"
+    wrong = {q.id for q in POOL[::4]}
+    twice = {i for i in bought if bought.count(i) == 2}
+    assert len(twice) == found.again == 4
+    assert twice <= wrong, "only what was doubted is asked again"
+    assert {j.annotation.id for j in found.judged if j.phase == "asked again"} == {i for i in twice if int(i[1:]) % 8}
+    assert all(j.annotation.right for j in found.judged if j.kept)
+    once = assisted.teach(setup, HOW, "assisted")
+    assert {j.annotation.id for j in once.judged if not j.kept} & twice, "switched off, they are dropped"
+
+
+def test_an_example_is_trusted_alike_and_not_the_question_itself() -> None:
+    def answered(i: int, text: str) -> Annotation:
+        return Annotation(f"a{i}", text, f"So. <ans>{i}</ans>", str(i), None, 1)
+
+    trusted = [answered(1, "two red apples"), answered(2, "a fast train"), answered(3, "three red apples"), answered(4, "two red pears")]
+    shown = again.examples(TASK, "two red apples", trusted, trusted[1])
+    assert shown[0].input == "a fast train"
+    assert {q.input for q in shown[1:]} == {"three red apples", "two red pears"}
+    assert (shown[0].target, shown[0].rationale) == ("2", "So.")
+    assert again.least_sure([(0.2, trusted[0]), (0.9, trusted[1]), (0.9, trusted[2])]) == trusted[1]
+    assert again.least_sure([]) is None
+    text = prompts.rationale_chat(Scripted(), TASK, "two red apples", prompts.AGAIN, shown)
+    assert text.index("a fast train\nAnswer: So. <ans>2</ans>") < text.index("Question: two red apples\n\nAn earlier answer")
 
 
 class Killed(Exception):
