@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgearte import __version__
-from edgearte.arms import ABOUT, ASSISTANT, TRANSFERRED, Arm, Made, make, ordered, teach
+from edgearte.arms import ABOUT, ASSISTANT, SEVERAL, TRANSFERRED, Arm, Made, make, ordered, teach
 from edgearte.errors import UserError
 from edgearte.evaluate import Answer
 from edgearte.loop import ARTE, ASSISTED, SEEDS, UNALIGNED, UNTAUGHT
@@ -74,7 +74,9 @@ def _run(
         recipe, how = setup.recipe, setup.recipe.assist
         if not how and (calls or set(wanted) & set(ASSISTANT)):
             raise UserError("arms with an assistant, and --calls, need a recipe with one (assist:)")
-        usual = [UNTAUGHT, SEEDS, *ASSISTANT] if how else list(ABOUT)
+        if set(wanted) & set(SEVERAL) and not (how and how.several):
+            raise UserError("arms with several teachers need a recipe that names them (assist.several:)")
+        usual = [UNTAUGHT, SEEDS, *(m for m in ASSISTANT if m not in SEVERAL or (how and how.several))] if how else list(ABOUT)
         arms = ordered(wanted or usual, calls or _budgets(how))
         if kind == "tailor":
             arms.append(Arm(TRANSFERRED, UNALIGNED))

@@ -63,6 +63,15 @@ ASSISTANT = {
     ASKING_AGAIN: "the same, and a part of the budget for asking again what is doubted",
 }
 
+SEVERAL = {
+    "teachers by router": ("router", "of several teachers the one whose answer is predicted to be worth most"),
+    "teachers by policy": ("policy", "of several teachers the one that a learned policy takes"),
+    "best single teacher": ("best", "of several teachers the one that is best on the whole"),
+    "teachers by chance": ("uniform", "of several teachers each as often"),
+    "teachers that agree": ("agreement", "all of several teachers, believed where they agree"),
+}  # method -> how one is chosen, and in words
+ASSISTANT |= {method: about for method, (_, about) in SEVERAL.items()}
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -131,6 +140,8 @@ def _assist(setup: Setup, arm: Arm) -> Assist:
         changed["signals"] = signals[arm.method]
     if arm.method == WITHOUT_WARM_UP:
         changed["warmup"] = 0.0
+    several = whole.several and whole.several.model_copy(update={"choose": SEVERAL.get(arm.method, ("", ""))[0]})
+    changed["several"] = several if arm.method in SEVERAL else None
     changed["again"] = (whole.again or Again()) if arm.method == ASKING_AGAIN else None
     return whole.model_copy(update=changed)
 

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
 
-from edgearte.assist import again, calibration, signals, steps
+from edgearte.answers import matches
+from edgearte.assist import again as second
+from edgearte.assist import calibration, route, signals, steps
 from edgearte.assist.calibration import Calibration
 from edgearte.errors import UserError
+from edgearte.lm.calls import Limits
 from edgearte.recipe import Assist
 from edgearte.records import Annotation, Example, Question
 from edgearte.setup import Setup
@@ -50,10 +53,12 @@ class Doubt:
 
 @dataclass(frozen=True)
 class Assisted:
-    """What came of it: every answer that was bought, what was known of the questions that could be, and the examples that were kept."""
+    """What came of it: the answer to every question that was put to a teacher (the best of several), what was known of the questions that
+    could be, and the examples that were kept."""
 
     pool: int
     judged: tuple[Judged, ...]
+    bought: int  # answers, second ones among them
     again: int  # questions that were asked a second time
     tokens: int  # of all these calls
     doubts: tuple[Doubt, ...]
@@ -74,54 +79,126 @@ class Assisted:
 def teach(setup: Setup, how: Assist, arm: str) -> Assisted:
     """The examples that `how.budget` buys. `how` is the recipe's, or what an ablation makes of it."""
     budget = steps.Allowance(setup, how)
-    with budget.phase("pool") as purse:
+    with budget.phase("pool", budget.left) as purse:
         pool = _shuffled(steps.pool(setup, how, purse), seed_of(setup.recipe.seed, "pool"))
     if len(pool) < (budget.left.calls or 0):
         raise UserError(
             f"assist.budget.calls: {budget.left.calls} answers are to be bought, and the pool has {len(pool)} questions; "
             "give it more, or a smaller budget"
         )
+    teachers = range(1 + len(how.several.teachers) if how.several else 1)
+    all_asked = bool(how.several and how.several.choose == "agreement")
 
-    # the warm-up: a random part of the budget, so that the student's own signals come to mean something
-    with budget.phase(WARM_UP, how.warmup) as purse:
-        asked = steps.annotated(setup, pool, purse, WARM_UP)
-    rest = pool[len(asked) :]
+    # the warm-up: a random part of the budget, put to every teacher, so that the student's own signals come to mean something
+    asked = _asked_all(setup, budget, pool, teachers, WARM_UP, budget.left.share(how.warmup))
+    rest = pool[len(asked) // len(teachers) :]
     trust = _trust(setup, how, asked)
     threshold, said = _threshold(how, asked, trust)
-    judged = _judged(asked, trust, threshold, WARM_UP)
+    warm = _by_question(_judged(asked, trust, threshold, WARM_UP))
+    judged = tuple(_best(setup, group, all_asked) for group in warm)
     begun = _examples(judged)
     student = taught(setup, begun, f"{arm}, warm-up") if begun else setup.student.folder
 
-    # the rest of the budget goes where student and assistant doubt most
+    # the rest of the budget goes where student and assistant doubt most, to the teacher whose answers are worth most there
     doubts = _doubts(setup, how, student, rest)
     columns = [
         *([[d.uncertainty or 0.0 for d in doubts]] if "consistency" in how.signals else []),
         *([[1 - (d.confidence or 0.0) for d in doubts]] if "student" in how.signals else []),
     ]
-    ranked = signals.order(columns) if columns else range(len(rest))
-    with budget.phase(CHOSEN, 1 - how.again.share if how.again else 1) as purse:
-        asked = steps.annotated(setup, [rest[k] for k in ranked], purse, CHOSEN)
-    judged += _judged(asked, _trust(setup, how, asked), threshold, CHOSEN)
+    ranked = [rest[k] for k in signals.order(columns)] if columns else rest
+    limits = budget.left.share(1 - how.again.share if how.again else 1)
+    if all_asked:
+        asked = _asked_all(setup, budget, ranked, teachers, CHOSEN, limits)
+    else:
+        asked = _asked(setup, budget, ranked, _numbers(setup, how, student, warm, ranked), CHOSEN, limits)
+    chosen = _by_question(_judged(asked, _trust(setup, how, asked), threshold, CHOSEN))
+    judged += tuple(_best(setup, group, all_asked) for group in chosen)
+    bought = sum(map(len, (*warm, *chosen)))
 
     # what is doubted is asked again, with what is trusted as an example
-    second: list[Annotation] = []
+    again = 0
     if how.again and threshold is not None:
         doubted, shown = _doubted(setup, how.again.below, judged, doubts)
         by_id = {q.id: q for q in pool}
-        with budget.phase(AGAIN) as purse:
-            second = steps.annotated(setup, [by_id[j.annotation.id] for j in doubted], purse, AGAIN, shown)
-        judged = _better(judged, _judged(second, _trust(setup, how, second), threshold, AGAIN))
+        questions, numbers = [by_id[j.annotation.id] for j in doubted], [j.annotation.teacher for j in doubted]
+        asked = _asked(setup, budget, questions, numbers, AGAIN, budget.left, shown)
+        judged = _better(judged, _judged(asked, _trust(setup, how, asked), threshold, AGAIN))
+        again = len(asked)
 
     examples = _examples(judged)
     if not examples:
         raise UserError(
-            f"{setup.task.name}: of {len(judged)} answers of the teacher none was kept ({said}); take a lower assist.threshold, a better "
-            "assistant, or a larger budget"
+            f"{setup.task.name}: of {bought + again} answers of the teacher none was kept ({said}); take a lower assist.threshold, "
+            "a better assistant, or a larger budget"
         )
     # Arms that bought as much train as many steps, however much of it they kept.
-    bought = len(judged) + len(second)
-    training_set = tuple(islice(cycle(examples), bought))
-    return Assisted(len(pool), judged, len(second), budget.tokens(), doubts, threshold, said, training_set)
+    training_set = tuple(islice(cycle(examples), bought + again))
+    return Assisted(len(pool), judged, bought + again, again, budget.tokens(), doubts, threshold, said, training_set)
+
+
+def _asked_all(
+    setup: Setup, budget: steps.Allowance, questions: Sequence[Question], teachers: Sequence[int], phase: str, limits: Limits
+) -> list[Annotation]:
+    """Every teacher's answers to the first of the questions, as many as these limits pay for from all of them."""
+    found = []
+    for number in teachers:
+        with budget.phase(phase, limits.share(1 / len(teachers)), number) as purse:
+            found.append(steps.annotated(setup, questions, purse, phase, number))
+    return [answer for together in zip(*found, strict=False) for answer in together]
+
+
+def _asked(
+    setup: Setup, budget: steps.Allowance, questions: Sequence[Question], numbers: Sequence[int], phase: str, limits: Limits,
+    shown: Sequence[Sequence[Question]] = (),
+) -> list[Annotation]:  # fmt: skip
+    """The answers to the first of the questions, as many as these limits pay for, each from the teacher of its number."""
+    many = len(questions) if limits.calls is None else min(limits.calls, len(questions))
+    found: dict[int, Annotation] = {}
+    for number in sorted(set(numbers[:many])):
+        mine = [k for k in range(many) if numbers[k] == number]
+        with budget.phase(phase, limits.share(len(mine) / many), number) as purse:
+            before = [shown[k] for k in mine] if shown else ()
+            answers = steps.annotated(setup, [questions[k] for k in mine], purse, phase, number, before)
+        found |= dict(zip(mine, answers, strict=False))
+    return [found[k] for k in sorted(found)]
+
+
+def _by_question(judged: Sequence[Judged]) -> list[list[Judged]]:
+    """The answers of all teachers to each question."""
+    groups: dict[str, list[Judged]] = {}
+    for j in judged:
+        groups.setdefault(j.annotation.id, []).append(j)
+    return list(groups.values())
+
+
+def _best(setup: Setup, group: Sequence[Judged], agree: bool) -> Judged:
+    """The most trusted of several teachers' answers to a question; where they have to `agree`, it is dropped if they do not (ATSEN's
+    hard labels, arXiv 2212.06522)."""
+    best = max(group, key=lambda j: (j.kept, j.confidence or 0.0))
+    same = all(matches(j.annotation.answer, best.annotation.answer or "", setup.task.answer) for j in group)
+    return replace(best, kept=best.kept and same) if agree else best
+
+
+def _numbers(
+    setup: Setup, how: Assist, student: Path, warm: Sequence[Sequence[Judged]], questions: Sequence[Question]
+) -> list[int]:
+    """Which teacher to ask each question."""
+    if not how.several or how.several.choose == "agreement":
+        return [0] * len(questions)
+    natural = iter(steps.natural(setup, student, [j.annotation for group in warm for j in group]))
+    worth = route.rewards(
+        [[_worth(j) for j in group] for group in warm], [[next(natural) for _ in group] for group in warm], how.several.quality
+    )
+    asked, texts = [group[0].annotation.input for group in warm], [q.input for q in questions]
+    choose = how.several.choose if warm else "uniform"
+    teachers = 1 + len(how.several.teachers)
+    return route.chosen(choose, asked, worth or [[0.0] * teachers], texts, seed_of(setup.recipe.seed, "route"))
+
+
+def _worth(judged: Judged) -> float:
+    """How right an answer is: as its target says, or where there is none the assistant."""
+    right = judged.annotation.right
+    return float(right) if right is not None else judged.confidence if judged.confidence is not None else UNSURE
 
 
 def _shuffled(pool: Sequence[Question], seed: int) -> list[Question]:
@@ -168,8 +245,8 @@ def _doubted(
     by_id = {a.id: a for a in trusted}
     # An error as far as it can be known: by the target, or where there is none by the assistant's word.
     wrong = [d for d in doubts if d.question in by_id and (d.right is False or (d.right is None and (d.confidence or 0.0) < UNSURE))]
-    error = again.least_sure([(d.uncertainty or 0.0, by_id[d.question]) for d in wrong])
-    return found, [again.examples(setup.task, j.annotation.input, trusted, error) for j in found]
+    error = second.least_sure([(d.uncertainty or 0.0, by_id[d.question]) for d in wrong])
+    return found, [second.examples(setup.task, j.annotation.input, trusted, error) for j in found]
 
 
 def _better(first: Sequence[Judged], second: Sequence[Judged]) -> tuple[Judged, ...]:

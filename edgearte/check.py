@@ -15,7 +15,10 @@ def check(recipe: Recipe, task: Task) -> None:
     """Models, presets, suite, and parts of the recipe that do not go together. `forecast.room` checks memory and disk."""
     named = [(f"{role}.model", m.model, m.revision) for role, m in (("teacher", recipe.teacher), ("student", recipe.student))]
     named = named[1:] if recipe.teacher.endpoint else named
-    named += [("assist.model", recipe.assist.model, recipe.assist.revision)] if recipe.assist else []
+    if recipe.assist:
+        named.append(("assist.model", recipe.assist.model, recipe.assist.revision))
+        others = enumerate(recipe.assist.several.teachers if recipe.assist.several else ())
+        named += [(f"assist.several.teachers.{i}.model", t.model, t.revision) for i, t in others if not t.endpoint]
     named += [(f"prefer.responders.{i}.model", r.model, "") for i, r in enumerate(recipe.prefer.responders)]
     problems = [
         Problem(f"{key}: {p.message}", p.where)
@@ -64,13 +67,19 @@ def _assist_problems(recipe: Recipe, task: Task) -> list[Problem]:
 
 
 def _endpoint_problems(recipe: Recipe) -> list[Problem]:
-    """What a teacher behind an endpoint cannot do, and what is wrong with how it is named."""
-    asked = address(recipe.teacher)
-    if asked is None:
-        return []
-    found = [f"teacher.endpoint: {p.message}" for p in endpoint.problems(asked)]
-    if recipe.teacher.style == "continuation":
-        found.append("teacher.style: an endpoint is asked in style: chat; a continuation needs a pattern, which servers take differently")
+    """What teachers behind endpoints cannot do, and what is wrong with how they are named."""
+    several = recipe.assist and recipe.assist.several
+    others = enumerate(several.teachers if several else ())
+    found = []
+    for key, teacher in (("teacher", recipe.teacher), *((f"assist.several.teachers.{i}", t) for i, t in others)):
+        if asked := address(teacher):
+            found += [f"{key}.endpoint: {p.message}" for p in endpoint.problems(asked)]
+            if teacher.style == "continuation":
+                found.append(
+                    f"{key}.style: an endpoint is asked in style: chat; a continuation needs a pattern, which servers take differently"
+                )
+    if recipe.teacher.endpoint is None:
+        return [Problem(text) for text in found]
     if not recipe.assist and (recipe.align.question_pairs or recipe.align.rationale_pairs):
         found.append("align: an endpoint cannot be aligned, since its weights are not at hand; "
                      "set align.question_pairs and align.rationale_pairs to 0")  # fmt: skip

@@ -63,11 +63,15 @@ def _anchored(recipe: Recipe, base: Path) -> Recipe:
         for role in ROLES
         if (section := getattr(recipe.task, role)) is not None
     }
-    models = {
-        role: section.model_copy(update={"model": absolute(section.model)})
-        for role in ("teacher", "student", "assist")
-        if (section := getattr(recipe, role)) is not None and not (role == "teacher" and recipe.teacher.endpoint)
-    }
+
+    def named(section: Any) -> Any:
+        here = getattr(section, "endpoint", None) is None  # a server's name for a model is no path
+        return section.model_copy(update={"model": absolute(section.model)}) if here else section
+
+    models = {"teacher": named(recipe.teacher), "student": named(recipe.student)}
+    if how := recipe.assist:
+        several = how.several and how.several.model_copy(update={"teachers": tuple(map(named, how.several.teachers))})
+        models["assist"] = named(how).model_copy(update={"several": several})
     responders = tuple(r.model_copy(update={"model": absolute(r.model)}) for r in recipe.prefer.responders)
     checker = tuple(absolute(part) for part in recipe.verify.checker)
     changed = {

@@ -282,7 +282,7 @@ def _assistance(found: Found) -> r.Assistance | None:
     shown = sorted(ours.judged, key=lambda j: (j.kept, j.confidence or 0.0))  # what was dropped first, the most doubted of it before
     return r.Assistance(
         assistant=how.model, signals=how.signals, confidence=how.confidence, pool=ours.pool,
-        calls=len(ours.judged) + ours.again, again=ours.again, tokens=ours.tokens,
+        calls=ours.bought, again=ours.again, tokens=ours.tokens,
         warmup=sum(j.phase == WARM_UP for j in ours.judged),
         kept=sum(j.kept for j in ours.judged),
         unanswered=sum(j.annotation.answer is None for j in ours.judged),

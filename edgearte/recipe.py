@@ -219,6 +219,15 @@ class Again(Section):
     share: Share = 0.2  # of the budget, set aside for it
 
 
+class Several(Section):
+    """More teachers beside `teacher`. All are asked in the warm-up; from what their answers were worth it is learned which one is asked
+    afterwards. `agreement` asks all, every time, and believes them where they agree (ATSEN)."""
+
+    teachers: Annotated[tuple[Teacher, ...], Field(min_length=1)]
+    choose: Literal["router", "policy", "best", "uniform", "agreement"] = "router"
+    quality: Share = 0.6  # of an answer's worth; the rest is how natural it is to the student (PerSyn)
+
+
 class Assist(Section):
     """A teaching assistant makes an imperfect, costly teacher go further (TA-in-the-Loop, arXiv 2406.05322): the student's and the
     assistant's doubts choose what to ask the teacher, the assistant's trust which of its answers to believe."""
@@ -237,6 +246,7 @@ class Assist(Section):
     uncertainty: Literal["answers", "texts", "entropy"] = "answers"  # what of the samples is compared
     confidence: Literal["yes/no", "number"] = "yes/no"  # a probability, or a number that the assistant names
     again: Again | None = None
+    several: Several | None = None
     threshold: Share | None = None  # trust from which an answer is kept; none: fitted on the warm-up where targets are known, or 0.5
 
 

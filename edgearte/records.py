@@ -88,8 +88,8 @@ class Example:
 
 @dataclass(frozen=True)
 class Annotation:
-    """What the teacher wrote to a question of the pool. `answer` is None where none could be extracted; `right` says whether it is the
-    question's own target, None where that is not known; `tokens` is what the call took."""
+    """What a teacher wrote to a question of the pool. `answer` is None where none could be extracted; `right` says whether it is the
+    question's own target, None where that is not known; `tokens` is what the call took; `teacher` which of several it was."""
 
     id: str
     input: str
@@ -97,6 +97,7 @@ class Annotation:
     answer: str | None
     right: bool | None
     tokens: int
+    teacher: int = 0
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,16 @@ class Setup:
     student: Weights
     store: Store
     assistant: Weights | None = None
+    others: tuple[Weights, ...] = ()  # teachers beside `teacher`
+
+    def author(self, number: int = 0) -> tuple[Teacher, Weights]:
+        """A teacher as the recipe names it, and its weights: 0 is the recipe's `teacher`, then come those of `assist.several`."""
+        if number == 0:
+            return self.recipe.teacher, self.teacher
+        several = self.recipe.assist and self.recipe.assist.several
+        if not several:
+            raise RuntimeError("this recipe has one teacher")
+        return several.teachers[number - 1], self.others[number - 1]
 
     @cached_property
     def form(self) -> str:
@@ -66,14 +76,21 @@ def opened(recipe_path: Path, overrides: list[str], runs: Path, suffix: str = ""
     check(recipe, task)
     store = Store(runs / "store")
     try:
-        asked = address(recipe.teacher)
-        teacher = asked.weights() if asked else weights.resolve(recipe.teacher.model, store, revision=recipe.teacher.revision)
+        teacher = _teacher(recipe.teacher, store)
         student = weights.resolve(recipe.student.model, store, revision=recipe.student.revision)
         how = recipe.assist
         assistant = weights.resolve(how.model, store, revision=how.revision) if how else None
-        yield Setup(recipe, task, teacher, student, store, assistant), run
+        others = tuple(_teacher(t, store) for t in how.several.teachers) if how and how.several else ()
+        yield Setup(recipe, task, teacher, student, store, assistant, others), run
     finally:
         store.close()
+
+
+def _teacher(teacher: Teacher, store: Store) -> Weights:
+    from edgearte.lm import weights
+
+    asked = address(teacher)
+    return asked.weights() if asked else weights.resolve(teacher.model, store, revision=teacher.revision)
 
 
 def write_recipe(recipe: Recipe, run: Path) -> None:

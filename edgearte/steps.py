@@ -49,11 +49,13 @@ CHECKER_TIMEOUT = 600.0  # seconds a user's program may take for one round of dr
 GATE_TEXTS = 24  # evaluation questions, with the checkpoint's answers, over which logits are compared
 
 
-def teacher(setup: Setup, folder: Path) -> TransformersLM | Endpoint:
-    asked = address(setup.recipe.teacher)
-    if asked and folder == setup.teacher.folder:
+def teacher(setup: Setup, folder: Path, number: int = 0) -> TransformersLM | Endpoint:
+    """A teacher: as it came, where `folder` is its own, or aligned. `number` is that of `Setup.author`."""
+    named, found = setup.author(number)
+    asked = address(named)
+    if asked and folder == found.folder:
         return Endpoint(asked, Calls(setup.store), setup.recipe.name)
-    return TransformersLM(folder, weights.identity(folder, setup.store), dtype=setup.recipe.teacher.dtype)
+    return TransformersLM(folder, weights.identity(folder, setup.store), dtype=named.dtype)
 
 
 def student(setup: Setup, folder: Path) -> TransformersLM:
@@ -65,11 +67,11 @@ def not_at_hand(setup: Setup) -> str:
     return "the teacher is an endpoint: its weights are not at hand" if setup.recipe.teacher.endpoint else ""
 
 
-def settings(recipe: Recipe, task: Task) -> draft.Settings:
-    """How this recipe's teacher is asked for drafts."""
+def settings(recipe: Recipe, task: Task, style: str = "") -> draft.Settings:
+    """How this recipe's teacher, or one of another style, is asked for drafts."""
     d = recipe.draft
     return draft.Settings(
-        style=recipe.teacher.style, shots=min(d.shots, len(task.seeds)), per_prompt=d.per_prompt, temperature=d.temperature,
+        style=style or recipe.teacher.style, shots=min(d.shots, len(task.seeds)), per_prompt=d.per_prompt, temperature=d.temperature,
         top_p=d.top_p, question_tokens=d.question_tokens, rationale_tokens=d.rationale_tokens,
         rationale_temperature=d.rationale_temperature, near_copy=d.near_copy, attempts=d.attempts, seed=recipe.seed,
     )  # fmt: skip

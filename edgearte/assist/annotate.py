@@ -19,11 +19,11 @@ ROWS = 64  # answers computed together
 
 def annotate(
     teacher: Recorded, task: Task, settings: draft.Settings, questions: Sequence[Question], purse: Purse, store: Store,
-    *, label: str, shown: Sequence[Sequence[Question]] = (),
+    *, label: str, shown: Sequence[Sequence[Question]] = (), number: int = 0,
 ) -> list[Annotation]:  # fmt: skip
     """One call a question, in their order, as many as the purse pays for: with the naive prompt and no word of the answer. A question's
     own target, if it has one, stays unseen. With worked examples `shown`, as many lists as questions, the teacher is told besides
-    that it was doubted and should take care."""
+    that it was doubted and should take care. `number` says which of several teachers it is."""
     items: list[dict[str, Any]] = [{"input": q.input, "target": "", "instruction": draft.naive(settings)} for q in questions]
     for item, examples in zip(items, shown, strict=False):
         item["shown"] = [asdict(e) for e in examples]
@@ -39,12 +39,12 @@ def annotate(
     while count := purse.admit(calls[len(rows) :]):
         part = items[len(rows) : len(rows) + count]
         rows += store.rows("annotate", VERSION, options, part, compute, chunk=1, together=ROWS, label=label)
-    return [annotation(task, q, row["text"], row["tokens"]) for q, row in zip(questions, rows, strict=False)]
+    return [annotation(task, q, row["text"], row["tokens"], number) for q, row in zip(questions, rows, strict=False)]
 
 
-def annotation(task: Task, question: Question, text: str, tokens: int) -> Annotation:
+def annotation(task: Task, question: Question, text: str, tokens: int, number: int = 0) -> Annotation:
     """A teacher's text with the answer found in it, and whether that is right where the question brings its target."""
     found = extract(text, task.answer)
     answer = spelled(found, task.answer) if found is not None and valid_target(found, task.answer) else None
     right = matches(found, question.target, task.answer) if question.target else None
-    return Annotation(question.id, question.input, text, answer, right, tokens)
+    return Annotation(question.id, question.input, text, answer, right, tokens, number)

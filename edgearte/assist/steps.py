@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgearte import steps
 from edgearte.answers import grade
-from edgearte.arte import draft, prompts
+from edgearte.arte import draft, naturalness, prompts
 from edgearte.assist import annotate, confidence, signals
 from edgearte.errors import UserError
 from edgearte.lm.base import Completion, Prompt, Sampling, Score
@@ -16,7 +16,7 @@ from edgearte.lm.calls import Budgeted, Calls, Kept, Limits, Price, Purse, Recor
 from edgearte.lm.endpoint import Endpoint
 from edgearte.lm.hf import TransformersLM, form
 from edgearte.recipe import Assist
-from edgearte.records import Annotation, Question
+from edgearte.records import Annotation, Draft, Question, Rationale
 from edgearte.setup import Setup
 from edgearte.store import digest, seed_of
 
@@ -51,20 +51,22 @@ class Allowance:
     again, and what the later ones have spent by then must not count in the earlier ones."""
 
     def __init__(self, setup: Setup, how: Assist) -> None:
-        b, e = how.budget, setup.recipe.teacher.endpoint
+        b = how.budget
         self.left = Limits(b.calls or None, b.tokens or None, b.money or None)
-        self.price = Price(e.price_in, e.price_out) if e else Price()  # weights at hand cost no money
+        self._setup = setup
         self._calls = Calls(setup.store)
         self._run = f"{setup.recipe.name}, seed {setup.recipe.seed}, {digest(how)[:12]}"
         self._purses: list[Purse] = []
 
     @contextmanager
-    def phase(self, name: str, share: float = 1.0) -> Iterator[Purse]:
-        """A purse with this share of what is left; what it does not spend is left."""
-        purse = Purse(self._calls, f"{self._run}: {name}", self.left.share(share), self.price)
+    def phase(self, name: str, limits: Limits, number: int = 0) -> Iterator[Purse]:
+        """A purse for one teacher with these limits, which are a part of what is left; what it does not spend is left."""
+        e = self._setup.author(number)[0].endpoint
+        price = Price(e.price_in, e.price_out) if e else Price()  # weights at hand cost no money
+        purse = Purse(self._calls, f"{self._run}: {name}" + (f", teacher {number}" if number else ""), limits, price)
         yield purse
         self._purses.append(purse)
-        self.left = self.left.less(purse.spent(), self.price)
+        self.left = self.left.less(purse.spent(), price)
 
     def tokens(self) -> int:
         """Read and written in all phases."""
@@ -72,9 +74,9 @@ class Allowance:
 
 
 @contextmanager
-def recorded(setup: Setup) -> Iterator[Recorded]:
-    """The teacher, with every call kept and counted for the recipe."""
-    model = steps.teacher(setup, setup.teacher.folder)
+def recorded(setup: Setup, number: int = 0) -> Iterator[Recorded]:
+    """A teacher, with every call kept and counted for the recipe."""
+    model = steps.teacher(setup, setup.author(number)[1].folder, number)
     calls = Calls(setup.store)
     yield model if isinstance(model, Endpoint) else Kept(model, calls, setup.recipe.name)
     model.release()
@@ -94,14 +96,24 @@ def pool(setup: Setup, how: Assist, spend: Purse) -> tuple[Question, ...]:
 
 
 def annotated(
-    setup: Setup, questions: Sequence[Question], spend: Purse, phase: str, shown: Sequence[Sequence[Question]] = ()
+    setup: Setup, questions: Sequence[Question], spend: Purse, phase: str, number: int = 0, shown: Sequence[Sequence[Question]] = ()
 ) -> list[Annotation]:
-    """What the teacher answers to the first of these questions, as many as can be paid for; after worked examples, if any are shown."""
-    with recorded(setup) as teacher:
+    """What a teacher answers to the first of these questions, as many as can be paid for; after worked examples, if any are shown."""
+    ask = steps.settings(setup.recipe, setup.task, setup.author(number)[0].style)
+    label = f"ask the teacher: {phase}" if number == 0 else f"ask teacher {number + 1}: {phase}"
+    with recorded(setup, number) as teacher:
         return annotate.annotate(
-            teacher, setup.task, steps.settings(setup.recipe, setup.task), questions, spend, setup.store,
-            label=f"ask the teacher: {phase}", shown=shown,
-        )  # fmt: skip
+            teacher, setup.task, ask, questions, spend, setup.store, label=label, shown=shown, number=number
+        )
+
+
+def natural(setup: Setup, folder: Path, answers: Sequence[Annotation]) -> list[float]:
+    """How natural the student in `folder` finds each answer; what has no text least of all."""
+    drafts = [Draft(f"{k}", a.input, "", "", (), (Rationale("", a.text, a.answer),)) for k, a in enumerate(answers)]
+    model = steps.student(setup, folder)
+    found = naturalness.score(model, setup.task, drafts, setup.form, setup.store)
+    model.release()
+    return [found.get((d.id, ""), float("-inf")) for d in drafts]
 
 
 def trusted(setup: Setup, how: Assist, said: Sequence[tuple[str, str]], label: str) -> list[float]:

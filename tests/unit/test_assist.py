@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,8 @@ from edgearte.cli import main
 from edgearte.errors import UserError
 from edgearte.lm.base import Completion, Prompt, Sampling, Score
 from edgearte.lm.calls import Calls, Kept, Limits, Purse
-from edgearte.recipe import Again, Assist, Budget, Recipe
+from edgearte.load import load_recipe
+from edgearte.recipe import Again, Assist, Budget, Recipe, Several, Teacher
 from edgearte.records import Annotation, Question
 from edgearte.setup import Setup
 from edgearte.store import Store
@@ -204,6 +207,8 @@ POOL = [Question(f"q{i}", f"number {i}", str(i)) for i in range(40)]
 HOW = Assist(model="none", budget=Budget(calls=20))
 
 
+second: list[str] = []  # what the second teacher was asked
+SEVERAL = Several(teachers=(Teacher(model="y"),))
 RECIPE = Recipe.model_validate(
     {
         "name": "t", "seed": 5, "task": {"description": "Add.", "seeds": {"file": "x"}, "evaluation": {"file": "x"}},
@@ -215,6 +220,7 @@ RECIPE = Recipe.model_validate(
 def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[Setup, list[str]]:
     """A setup in which the models are planted, and the ids of the questions the teacher was asked, in order."""
     bought: list[str] = []
+    second.clear()
 
     class Noisy(Scripted):
         def generate(self, rows: Sequence[Prompt], sampling: Sampling) -> list[Completion]:
@@ -226,7 +232,17 @@ def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[Setup, list[
             found = [n + (n % 4 == 0 and not (c and n % 8)) for n, c in zip(numbers, careful, strict=True)]
             return [Completion(f"I see {n}. <ans>{n}</ans>", 6, 4, "stop") for n in found]
 
-    teacher = Noisy()
+    class Worse(Noisy):
+        """A second teacher: right where the first one is wrong, and of every fourth number besides."""
+
+        identity = "worse"
+
+        def generate(self, rows: Sequence[Prompt], sampling: Sampling) -> list[Completion]:
+            numbers = [int((p.prefix + p.text).rpartition("number ")[2].split()[0]) for p in rows]
+            second.extend(f"q{n}" for n in numbers)
+            return [Completion(f"<ans>{n if n % 4 < 2 else 0.5}</ans>", 6, 4, "stop") for n in numbers]
+
+    teachers = (Noisy(), Worse())
 
     def trusted(setup: Setup, how: Assist, pairs: Sequence[tuple[str, str]], label: str) -> list[float]:
         numbers = [int(text.split()[1]) for text, _ in pairs]
@@ -239,12 +255,13 @@ def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[Setup, list[
         return [said("a", "a", "a", "a") if int(q.id[1:]) < 20 else said("a", "b", "c", "d") for q in questions]
 
     @contextmanager
-    def recorded(setup: Setup) -> Iterator[Kept]:
-        yield Kept(teacher, Calls(setup.store), setup.recipe.name)
+    def recorded(setup: Setup, number: int = 0) -> Iterator[Kept]:
+        yield Kept(teachers[number], Calls(setup.store), setup.recipe.name)
 
     for name, function in (("recorded", recorded), ("trusted", trusted), ("sampled", sampled)):
         monkeypatch.setattr(steps, name, function)
     monkeypatch.setattr(steps, "pool", lambda setup, how, spend: tuple(POOL))
+    monkeypatch.setattr(steps, "natural", lambda setup, folder, answers: [0.0] * len(answers))
     monkeypatch.setattr(assisted, "taught", lambda setup, examples, arm: tmp_path / "taught")
     models: Any = type("Weights", (), {"folder": tmp_path})()
     return Setup(RECIPE, TASK, models, models, Store(tmp_path / "store")), bought
@@ -330,6 +347,38 @@ def test_an_example_is_trusted_alike_and_not_the_question_itself() -> None:
     assert again.least_sure([]) is None
     text = prompts.rationale_chat(Scripted(), TASK, "two red apples", prompts.AGAIN, shown)
     assert text.index("a fast train\nAnswer: So. <ans>2</ans>") < text.index("Question: two red apples\n\nAn earlier answer")
+
+
+def two(choose: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[assisted.Assisted, list[str]]:
+    """What comes of two teachers, and the ids of what the first was asked."""
+    setup, bought = world(monkeypatch, tmp_path)
+    how = HOW.model_copy(update={"several": SEVERAL.model_copy(update={"choose": choose}), "warmup": 0.5, "signals": ("teacher",)})
+    setup = replace(setup, recipe=RECIPE.model_copy(update={"assist": how}), others=(setup.teacher,))
+    return assisted.teach(setup, how, choose), bought
+
+
+@pytest.mark.parametrize("choose", ["router", "policy", "best"])
+def test_a_bad_second_teacher_is_asked_in_the_warm_up_and_then_no_more(
+    choose: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found, bought = two(choose, monkeypatch, tmp_path)
+    assert (len(bought), len(second)) == (15, 5), "all are asked in the warm-up, five questions each"
+    assert found.bought == 20
+    assert len(found.judged) == 15
+    # In the warm-up the one that is right is taken, whichever it is.
+    assert {j.annotation.teacher for j in found.judged if j.phase == "warm-up" and int(j.annotation.id[1:]) % 4 == 0} <= {1}
+
+
+def test_chance_would_have_asked_it_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    two("uniform", monkeypatch, tmp_path)
+    assert len(second) > 5
+
+
+def test_two_teachers_are_believed_where_they_agree(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found, bought = two("agreement", monkeypatch, tmp_path)
+    assert bought == second
+    assert len(bought) == 10, "both are asked everything, from one budget"
+    assert {j.annotation.id for j in found.judged if j.kept} == {i for i in bought if int(i[1:]) % 4 == 1}
 
 
 class Killed(Exception):
@@ -424,3 +473,21 @@ def test_mistakes_are_said_before_anything_is_done(
     options = [o.replace("MODEL", str(tiny_model)) for o in options]
     assert main([command[0], str(recipe), *options, *command[1:], "--runs", str(tmp_path / "runs")]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_recipe_with_several_teachers_is_read_with_its_paths_and_checked(
+    tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tiny.write_recipe(tmp_path / "task", tiny_model)
+    shutil.copytree(tiny_model, tmp_path / "task" / "other")
+    options = [*tiny.assisted(tiny_model), "assist.several.teachers=[{model: other, style: continuation}]"]
+    loaded = load_recipe(recipe, options)
+    assert loaded.assist
+    assert loaded.assist.several
+    assert loaded.assist.several.teachers[0].model == str(tmp_path / "task" / "other")
+    bad = [*tiny.assisted(tiny_model), "assist.several.teachers=[{model: nowhere.gguf}]"]
+    assert main(["build", str(recipe), *bad, "--runs", str(tmp_path / "runs")]) == 2
+    assert "assist.several.teachers.0.model: nowhere.gguf" in capsys.readouterr().err
+    arms = ["--arms", "teachers by router"]
+    assert main(["ablate", str(recipe), *tiny.assisted(tiny_model), *arms, "--runs", str(tmp_path / "runs")]) == 2
+    assert "assist.several:" in capsys.readouterr().err
