@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -15,6 +15,7 @@ from edgearte import assisted, loop, steps
 from edgearte.arte import tailor
 from edgearte.arte.prefer import rationale_scores
 from edgearte.arte.preference_set import PreferenceSet
+from edgearte.assist.steps import weighed
 from edgearte.loop import ARTE, ASSISTED, NO_SIGNAL, SEEDS, UNALIGNED, UNTAUGHT
 from edgearte.recipe import Again, Assist, Budget
 from edgearte.records import Draft, Example, Rationale
@@ -51,6 +52,8 @@ ALONE = {
 }
 WITHOUT_WARM_UP, WITHOUT_FILTER = "without the warm-up", "without the filter"
 ASKING_AGAIN = "asking again"
+BY_TRUST = "weighed by trust"
+WEIGHED = {"weighed by influence": "influence", "weighed by scorer": "scorer"}
 
 ASSISTANT = {
     NO_SIGNAL: "the teacher asked at random, every answer believed",
@@ -61,6 +64,9 @@ ASSISTANT = {
     WITHOUT_FILTER: "both of the student's signals, every answer believed",
     ASSISTED: "all signals, after a warm-up",
     ASKING_AGAIN: "the same, and a part of the budget for asking again what is doubted",
+    BY_TRUST: "all signals; an example counts as much as the assistant trusts it",
+    "weighed by influence": "all signals; an example counts as much as a step on it helps",
+    "weighed by scorer": "the same, told from the student's states for two thirds of them",
 }
 
 SEVERAL = {
@@ -142,6 +148,7 @@ def _assist(setup: Setup, arm: Arm) -> Assist:
         changed["warmup"] = 0.0
     several = whole.several and whole.several.model_copy(update={"choose": SEVERAL.get(arm.method, ("", ""))[0]})
     changed["several"] = several if arm.method in SEVERAL else None
+    changed["weigh"] = arm.method == BY_TRUST
     changed["again"] = (whole.again or Again()) if arm.method == ASKING_AGAIN else None
     return whole.model_copy(update=changed)
 
@@ -186,4 +193,7 @@ def teach(setup: Setup, arm: Arm, made: Made, examples: tuple[Example, ...]) -> 
     """The student after the arm's training on `examples`, a part of what it made."""
     if arm.method == ON_POLICY:
         return steps.distilled(setup, setup.student.folder, made.teacher, examples, arm.name)
-    return steps.taught(setup, examples, arm.name)
+    if arm.method in WEIGHED:
+        how = setup.recipe.train.model_copy(update={"weights": WEIGHED[arm.method]})
+        setup = replace(setup, recipe=setup.recipe.model_copy(update={"train": how}))
+    return steps.taught(setup, weighed(setup, examples), arm.name)

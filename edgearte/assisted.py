@@ -16,7 +16,7 @@ from pathlib import Path
 
 from edgearte.answers import matches
 from edgearte.assist import again as second
-from edgearte.assist import calibration, route, signals, steps
+from edgearte.assist import calibration, route, signals, steps, weigh
 from edgearte.assist.calibration import Calibration
 from edgearte.errors import UserError
 from edgearte.lm.calls import Limits
@@ -131,6 +131,9 @@ def teach(setup: Setup, how: Assist, arm: str) -> Assisted:
             f"{setup.task.name}: of {bought + again} answers of the teacher none was kept ({said}); take a lower assist.threshold, "
             "a better assistant, or a larger budget"
         )
+    if how.weigh and threshold is not None:
+        weights = weigh.rectified([j.confidence or 0.0 for j in judged if j.kept])
+        examples = tuple(replace(e, weight=w) for e, w in zip(examples, weights, strict=True))
     # Arms that bought as much train as many steps, however much of it they kept.
     training_set = tuple(islice(cycle(examples), bought + again))
     return Assisted(len(pool), judged, bought + again, again, budget.tokens(), doubts, threshold, said, training_set)

@@ -14,6 +14,7 @@ from pathlib import Path
 from edgearte import assisted, decide, steps
 from edgearte.arte import draft, prefer, tailor
 from edgearte.arte.preference_set import PreferenceSet
+from edgearte.assist.steps import weighed
 from edgearte.errors import UserError
 from edgearte.evaluate import Answer
 from edgearte.records import Artifact, Draft, Example, Measurement, Pair
@@ -70,7 +71,7 @@ def run(setup: Setup) -> Found:
     best = lesson.best
 
     # train: one student an arm, equal in size and steps
-    taught = {arm: steps.taught(setup, examples, arm) for arm, examples in lesson.sets.items()}
+    taught = {arm: steps.taught(setup, weighed(setup, examples), arm) for arm, examples in lesson.sets.items()}
     if setup.recipe.on_policy.when != "never":
         start = taught[best] if setup.recipe.on_policy.when == "after" else setup.student.folder
         taught[best] = steps.distilled(setup, start, lesson.teacher, lesson.sets[best], best)

@@ -181,6 +181,9 @@ class Train(Section):
     lora_rank: Count = 0  # 0: all weights
     warmup: Share = 0.03
     max_tokens: Positive = 1024
+    # What each example's loss counts. influence: what one step on it does to the loss on the preference questions, nothing where it
+    # harms. scorer: the same of a third of them, told for the others from the student's states.
+    weights: Literal["alike", "influence", "scorer"] = "alike"
 
 
 class OnPolicy(Section):
@@ -245,6 +248,7 @@ class Assist(Section):
     temperature: Above0 = 0.7
     uncertainty: Literal["answers", "texts", "entropy"] = "answers"  # what of the samples is compared
     confidence: Literal["yes/no", "number"] = "yes/no"  # a probability, or a number that the assistant names
+    weigh: bool = False  # an example counts as much as the assistant trusts it
     again: Again | None = None
     several: Several | None = None
     threshold: Share | None = None  # trust from which an answer is kept; none: fitted on the warm-up where targets are known, or 0.5

@@ -77,13 +77,15 @@ class Pair:
 
 @dataclass(frozen=True)
 class Example:
-    """One example the student is trained on: a question and the completion wanted of it."""
+    """One example the student is trained on: a question and the completion wanted of it. Its loss counts `weight` times that of an
+    example of weight 1."""
 
     id: str
     input: str
     completion: str
     target: str
     source: str
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)

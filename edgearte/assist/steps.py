@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from edgearte import steps
 from edgearte.answers import grade
-from edgearte.arte import draft, naturalness, prompts
-from edgearte.assist import annotate, confidence, signals
+from edgearte.arte import draft, influence, naturalness, prompts
+from edgearte.assist import annotate, confidence, signals, weigh
 from edgearte.errors import UserError
-from edgearte.lm.base import Completion, Prompt, Sampling, Score
+from edgearte.lm import weights
+from edgearte.lm.base import Completion, Prompt, Sampling, Score, rendered
 from edgearte.lm.calls import Budgeted, Calls, Kept, Limits, Price, Purse, Recorded
 from edgearte.lm.endpoint import Endpoint
 from edgearte.lm.hf import TransformersLM, form
 from edgearte.recipe import Assist
-from edgearte.records import Annotation, Draft, Question, Rationale
+from edgearte.records import Annotation, Draft, Example, Question, Rationale
 from edgearte.setup import Setup
 from edgearte.store import digest, seed_of
 
@@ -142,3 +144,28 @@ def sampled(setup: Setup, how: Assist, folder: Path, questions: Sequence[Questio
 def right(setup: Setup, question: Question, text: str) -> bool | None:
     """Whether a text answers a question rightly; None where that is not known."""
     return grade(text, question.target, setup.task.answer).correct if question.target else None
+
+
+def weighed(setup: Setup, examples: Sequence[Example]) -> tuple[Example, ...]:
+    """The examples with the weights that the recipe asks for; alike ones once."""
+    t, p = setup.recipe.train, setup.recipe.prefer
+    if t.weights == "alike":
+        return tuple(examples)
+    apart = list({(e.input, e.completion): e for e in examples}.values())
+    places = range(len(apart)) if t.weights == "influence" else weigh.measured(len(apart), setup.recipe.seed)
+    drafts = [
+        Draft(f"{k}", apart[k].input, apart[k].target, "", (), (Rationale("", apart[k].completion, ""),)) for k in places
+    ]
+    warm, asked = steps.warmed(setup, setup.student.folder), steps.preference_questions(setup)
+    how = influence.Settings(p.learning_rate, t.max_tokens)
+    identity = weights.identity(warm, setup.store)
+    found = influence.score(warm, identity, setup.task, asked.questions, drafts, setup.form, how, setup.store)
+    worth = [found[d.id, ""] for d in drafts]
+    if t.weights == "scorer":
+        model = steps.student(setup, warm)
+        texts = rendered(model, [prompts.asked(setup.task.header, setup.form, e.input) for e in apart])
+        found_states = weigh.states(model, list(zip(texts, [e.completion for e in apart], strict=True)), setup.store)
+        model.release()
+        worth = weigh.scored(found_states, dict(zip(places, worth, strict=True)))
+    by_text = {(e.input, e.completion): w for e, w in zip(apart, weigh.rectified(worth), strict=True)}
+    return tuple(replace(e, weight=by_text[e.input, e.completion]) for e in examples)

@@ -409,6 +409,17 @@ def test_a_build_killed_after_every_batch_ends_as_an_undisturbed_one(monkeypatch
     assert lives == 2 + 6, "4 answers and 16, three at a time"
 
 
+def test_an_example_may_count_as_much_as_it_is_trusted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    setup, _ = world(monkeypatch, tmp_path)
+    how = HOW.model_copy(update={"weigh": True, "threshold": 0.0})
+    found = {e.id: e.weight for e in assisted.teach(setup, how, "x").examples}
+    wrong = {q.id for q in POOL[::4]}
+    assert max(w for i, w in found.items() if i in wrong) < 0.6 * min(w for i, w in found.items() if i not in wrong)
+    assert sum(found.values()) == pytest.approx(len(found))
+    alike = assisted.teach(setup, HOW.model_copy(update={"threshold": 0.0}), "x")
+    assert {e.weight for e in alike.examples} == {1.0}
+
+
 def test_arms_that_bought_as_much_train_as_many_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     setup, _ = world(monkeypatch, tmp_path)
     sizes = {
