@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgearte import __version__
-from edgearte.arms import ABOUT, ASSISTANT, SEVERAL, TRANSFERRED, Arm, Made, make, ordered, teach
+from edgearte.arms import ABOUT, ASSISTANT, GUIDED, SEVERAL, TRANSFERRED, Arm, Made, make, ordered, teach
 from edgearte.errors import UserError
 from edgearte.evaluate import Answer
 from edgearte.loop import ARTE, ASSISTED, SEEDS, UNALIGNED, UNTAUGHT
@@ -38,7 +38,7 @@ def ablate(
     recipe_path: Path, overrides: list[str], runs: Path, arms: Sequence[str], seeds: int, calls: Sequence[int] = ()
 ) -> tuple[Ablation, Path]:
     """Run the arms of an ablation, those with an assistant with each of the budgets `calls`; leaves `RUNS/NAME-ablation/`."""
-    known = [*ABOUT, *ASSISTANT]
+    known = [*ABOUT, GUIDED, *ASSISTANT]
     if unknown := [arm for arm in arms if arm not in known]:
         raise UserError(f"no such arm: {', '.join(unknown)}; known are: {', '.join(known)}")
     return _run(recipe_path, overrides, runs, arms, seeds, "ablation", calls=calls)
@@ -71,12 +71,16 @@ def _run(
     from edgearte.report.ablation import write
 
     with opened(recipe_path, overrides, runs, f"-{kind}") as (setup, run):
-        recipe, how = setup.recipe, setup.recipe.assist
+        recipe = setup.recipe
+        how = recipe.assist if recipe.assist and recipe.assist.budget else None
         if not how and (calls or set(wanted) & set(ASSISTANT)):
-            raise UserError("arms with an assistant, and --calls, need a recipe with one (assist:)")
+            raise UserError("arms with an assistant, and --calls, need a recipe with one and its budget (assist:)")
         if set(wanted) & set(SEVERAL) and not (how and how.several):
             raise UserError("arms with several teachers need a recipe that names them (assist.several:)")
-        usual = [UNTAUGHT, SEEDS, *(m for m in ASSISTANT if m not in SEVERAL or (how and how.several))] if how else list(ABOUT)
+        guide = recipe.assist and recipe.assist.arte
+        if GUIDED in wanted and not guide:
+            raise UserError(f"the arm {GUIDED!r} needs a recipe in which one helps (assist.arte:)")
+        usual = [UNTAUGHT, SEEDS, *(m for m in ASSISTANT if m not in SEVERAL or (how and how.several))] if how else [*ABOUT, *([GUIDED] if guide else [])]
         arms = ordered(wanted or usual, calls or _budgets(how))
         if kind == "tailor":
             arms.append(Arm(TRANSFERRED, UNALIGNED))
@@ -91,9 +95,11 @@ def _run(
 
 
 def _budgets(how: Assist | None) -> list[int]:
-    if how and not how.budget.calls:
+    if how is None or how.budget is None:
+        return [0]
+    if not how.budget.calls:
         raise UserError("an ablation compares budgets of calls: name some with --calls, or in assist.budget.calls")
-    return [how.budget.calls] if how else [0]
+    return [how.budget.calls]
 
 
 def _trials(setup: Setup, arms: Sequence[Arm], teacher: Path | None) -> dict[str, Trial]:

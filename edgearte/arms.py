@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from edgearte import assisted, loop, steps
+from edgearte import assisted, guidance, loop, steps
 from edgearte.arte import tailor
 from edgearte.arte.prefer import rationale_scores
 from edgearte.arte.preference_set import PreferenceSet
@@ -26,7 +26,7 @@ from edgearte.train import distill
 RANDOM, BEST, CONSISTENT = "random strategy", "best-scored rationale", "one consistent strategy"
 RATIONALES, QUESTIONS = "rationale pairs only", "question pairs only"
 GRAPE, INFLUENCE, ON_POLICY = "GRAPE selection", "influence instead of ICL", "on-policy"
-TRANSFERRED = "transferred teacher"
+TRANSFERRED, GUIDED = "transferred teacher", "ARTE with an assistant"
 KINDS = {RATIONALES: ("rationale",), QUESTIONS: ("question",)}  # of pairs, where an arm has not both
 
 ABOUT = {
@@ -93,14 +93,15 @@ class Arm:
 
     @property
     def about(self) -> str:
-        return {**ABOUT, **ASSISTANT}.get(self.method, "tailored by a teacher that was aligned elsewhere")
+        words = {GUIDED: "as ARTE; an assistant chooses what is scored, what is believed and what it counts"}
+        return {**ABOUT, **ASSISTANT, **words}.get(self.method, "tailored by a teacher that was aligned elsewhere")
 
 
 def ordered(wanted: Sequence[str], budgets: Sequence[int]) -> list[Arm]:
     """The wanted arms in the order of their tables, those with an assistant once a budget; and with them those they are compared with."""
     bought = [m for m in ASSISTANT if m in wanted]
-    written = [m for m in ABOUT if m in wanted and m not in (UNTAUGHT, SEEDS)]
-    plain = [m for m in ABOUT if m in wanted or (m == UNALIGNED and (written or not bought))]
+    written = [m for m in (*ABOUT, GUIDED) if m in wanted and m not in (UNTAUGHT, SEEDS)]
+    plain = [m for m in (*ABOUT, GUIDED) if m in wanted or (m == UNALIGNED and (written or not bought))]
     against = UNALIGNED if UNALIGNED in plain else f"{NO_SIGNAL}, {max(budgets)} calls"
     arms = [Arm(m, against) for m in plain]
     methods = [m for m in ASSISTANT if m in (NO_SIGNAL, *bought)] if bought else []
@@ -120,7 +121,7 @@ def make(setup: Setup, arm: Arm, transferred: Path | None = None) -> Made:
     """The examples of an arm that teaches with a teacher's writing (all but the untaught one and the seeds alone)."""
     plain, method = setup.teacher.folder, arm.method
     if method in ASSISTANT:
-        return Made(assisted.teach(setup, _assist(setup, arm), arm.name).examples, plain)
+        return Made(assisted.teach(setup, _assist(setup, arm), Budget(calls=arm.calls), arm.name).examples, plain)
     if method in (UNALIGNED, TRANSFERRED):
         author = transferred if method == TRANSFERRED and transferred else plain
         return Made(steps.tailored(setup, author, method).examples, author)
@@ -131,6 +132,8 @@ def make(setup: Setup, arm: Arm, transferred: Path | None = None) -> Made:
         return Made(_selected(setup, asked, method), plain)
     if method == ON_POLICY:
         return _aligned(setup, asked, ARTE)
+    if method == GUIDED:
+        return _guided(setup, asked)
     scorer = "influence" if method == INFLUENCE else ""
     return _aligned(setup, asked, method, KINDS.get(method, ("question", "rationale")), scorer)
 
@@ -141,7 +144,7 @@ def _assist(setup: Setup, arm: Arm) -> Assist:
     if whole is None:
         raise RuntimeError("this recipe has no assistant")
     signals = {NO_SIGNAL: (), WITHOUT_FILTER: tuple(s for s in whole.signals if s != "teacher"), **ALONE}
-    changed: dict[str, Any] = {"budget": Budget(calls=arm.calls)}
+    changed: dict[str, Any] = {}
     if arm.method in signals:
         changed["signals"] = signals[arm.method]
     if arm.method == WITHOUT_WARM_UP:
@@ -154,18 +157,29 @@ def _assist(setup: Setup, arm: Arm) -> Assist:
 
 
 def _aligned(
-    setup: Setup, asked: PreferenceSet, arm: str, kinds: tuple[str, ...] = ("question", "rationale"), scorer: str = ""
-) -> Made:
+    setup: Setup, asked: PreferenceSet, arm: str, kinds: tuple[str, ...] = ("question", "rationale"), scorer: str = "",
+    guided: bool = False,
+) -> Made:  # fmt: skip
     """What a teacher writes that was aligned with these kinds of pairs."""
-    once = loop.once(setup, asked, setup.teacher.folder, setup.student.folder, kinds=kinds, scorer=scorer)
+    once = loop.once(
+        setup, asked, setup.teacher.folder, setup.student.folder, kinds=kinds, scorer=scorer, guided=guided
+    )
     note = f"the teacher was not aligned: {once.skipped}" if once.skipped else ""
     return Made(steps.tailored(setup, once.aligned, arm).examples, once.aligned, note)
+
+
+def _guided(setup: Setup, asked: PreferenceSet) -> Made:
+    made = _aligned(setup, asked, GUIDED, guided=True)
+    how = setup.recipe.assist
+    if not (how and how.arte and how.arte.weigh):
+        return made
+    return replace(made, examples=guidance.weighed(setup, how, made.examples))
 
 
 def _selected(setup: Setup, asked: PreferenceSet, arm: str) -> tuple[Example, ...]:
     """The drafts, each with one of the rationales it has."""
     author = steps.teacher(setup, setup.teacher.folder)
-    _, drafts = steps.drafted(setup, author, "draft")
+    drafts = steps.explained(setup, author, steps.drafted(setup, author, "draft").drafts, "draft")
     author.release()
     scores: Mapping[tuple[str, str], float] = {}
     if arm != RANDOM:

@@ -20,7 +20,7 @@ from edgearte.assist import calibration, route, signals, steps, weigh
 from edgearte.assist.calibration import Calibration
 from edgearte.errors import UserError
 from edgearte.lm.calls import Limits
-from edgearte.recipe import Assist
+from edgearte.recipe import Assist, Budget
 from edgearte.records import Annotation, Example, Question
 from edgearte.setup import Setup
 from edgearte.steps import taught
@@ -76,9 +76,9 @@ class Assisted:
         return _calibration([(d.confidence, d.right) for d in self.doubts])
 
 
-def teach(setup: Setup, how: Assist, arm: str) -> Assisted:
-    """The examples that `how.budget` buys. `how` is the recipe's, or what an ablation makes of it."""
-    budget = steps.Allowance(setup, how)
+def teach(setup: Setup, how: Assist, most: Budget, arm: str) -> Assisted:
+    """The examples that `most` buys. `how` is the recipe's, or what an ablation makes of it."""
+    budget = steps.Allowance(setup, how, most)
     with budget.phase("pool", budget.left) as purse:
         pool = _shuffled(steps.pool(setup, how, purse), seed_of(setup.recipe.seed, "pool"))
     if len(pool) < (budget.left.calls or 0):
@@ -100,12 +100,8 @@ def teach(setup: Setup, how: Assist, arm: str) -> Assisted:
     student = taught(setup, begun, f"{arm}, warm-up") if begun else setup.student.folder
 
     # the rest of the budget goes where student and assistant doubt most, to the teacher whose answers are worth most there
-    doubts = _doubts(setup, how, student, rest)
-    columns = [
-        *([[d.uncertainty or 0.0 for d in doubts]] if "consistency" in how.signals else []),
-        *([[1 - (d.confidence or 0.0) for d in doubts]] if "student" in how.signals else []),
-    ]
-    ranked = [rest[k] for k in signals.order(columns)] if columns else rest
+    known = doubts(setup, how, student, rest)
+    ranked = [rest[k] for k in signals.order(wanted(known, how))] if known else rest
     limits = budget.left.share(1 - how.again.share if how.again else 1)
     if all_asked:
         asked = _asked_all(setup, budget, ranked, teachers, CHOSEN, limits)
@@ -118,7 +114,7 @@ def teach(setup: Setup, how: Assist, arm: str) -> Assisted:
     # what is doubted is asked again, with what is trusted as an example
     again = 0
     if how.again and threshold is not None:
-        doubted, shown = _doubted(setup, how.again.below, judged, doubts)
+        doubted, shown = _doubted(setup, how.again.below, judged, known)
         by_id = {q.id: q for q in pool}
         questions, numbers = [by_id[j.annotation.id] for j in doubted], [j.annotation.teacher for j in doubted]
         asked = _asked(setup, budget, questions, numbers, AGAIN, budget.left, shown)
@@ -136,7 +132,7 @@ def teach(setup: Setup, how: Assist, arm: str) -> Assisted:
         examples = tuple(replace(e, weight=w) for e, w in zip(examples, weights, strict=True))
     # Arms that bought as much train as many steps, however much of it they kept.
     training_set = tuple(islice(cycle(examples), bought + again))
-    return Assisted(len(pool), judged, bought + again, again, budget.tokens(), doubts, threshold, said, training_set)
+    return Assisted(len(pool), judged, bought + again, again, budget.tokens(), known, threshold, said, training_set)
 
 
 def _asked_all(
@@ -240,14 +236,14 @@ def _judged(
 
 
 def _doubted(
-    setup: Setup, below: float, judged: Sequence[Judged], doubts: Sequence[Doubt]
+    setup: Setup, below: float, judged: Sequence[Judged], known: Sequence[Doubt]
 ) -> tuple[list[Judged], list[list[Question]]]:
     """What the teacher is trusted too little in, the least first, and the worked examples to be shown before each."""
     found = sorted((j for j in judged if (j.confidence or 0.0) < below), key=lambda j: j.confidence or 0.0)
     trusted = [j.annotation for j in judged if j.kept and (j.confidence or 0.0) >= below]
     by_id = {a.id: a for a in trusted}
     # An error as far as it can be known: by the target, or where there is none by the assistant's word.
-    wrong = [d for d in doubts if d.question in by_id and (d.right is False or (d.right is None and (d.confidence or 0.0) < UNSURE))]
+    wrong = [d for d in known if d.question in by_id and (d.right is False or (d.right is None and (d.confidence or 0.0) < UNSURE))]
     error = second.least_sure([(d.uncertainty or 0.0, by_id[d.question]) for d in wrong])
     return found, [second.examples(setup.task, j.annotation.input, trusted, error) for j in found]
 
@@ -263,8 +259,8 @@ def _better(first: Sequence[Judged], second: Sequence[Judged]) -> tuple[Judged, 
     return tuple(map(better, first))
 
 
-def _doubts(setup: Setup, how: Assist, student: Path, rest: Sequence[Question]) -> tuple[Doubt, ...]:
-    """Signals 1 and 2 of every question that could still be asked."""
+def doubts(setup: Setup, how: Assist, student: Path, rest: Sequence[Question]) -> tuple[Doubt, ...]:
+    """Signals 1 and 2 of every question that could still be asked; nothing where neither is wanted."""
     if not {"consistency", "student"} & set(how.signals):
         return ()
     said = steps.sampled(setup, how, student, rest)
@@ -276,6 +272,14 @@ def _doubts(setup: Setup, how: Assist, student: Path, rest: Sequence[Question]) 
         Doubt(q.id, signals.uncertainty(s, how.uncertainty), c, steps.right(setup, q, s.usual))
         for q, s, c in zip(rest, said, trust, strict=True)
     )
+
+
+def wanted(known: Sequence[Doubt], how: Assist) -> list[list[float]]:
+    """How much each question is wanted, under each signal that takes part."""
+    return [
+        *([[d.uncertainty or 0.0 for d in known]] if "consistency" in how.signals else []),
+        *([[1 - (d.confidence or 0.0) for d in known]] if "student" in how.signals else []),
+    ]
 
 
 def _examples(judged: Sequence[Judged]) -> tuple[Example, ...]:

@@ -51,7 +51,7 @@ def check(recipe: Recipe, task: Task) -> None:
 
 def _assist_problems(recipe: Recipe, task: Task) -> list[Problem]:
     """What keeps a budget from being spent with an assistant."""
-    if (how := recipe.assist) is None:
+    if (how := recipe.assist) is None or how.budget is None:
         return []
     found, e = [], recipe.teacher.endpoint
     if how.budget.money and not (e and (e.price_in or e.price_out)):
@@ -80,7 +80,7 @@ def _endpoint_problems(recipe: Recipe) -> list[Problem]:
                 )
     if recipe.teacher.endpoint is None:
         return [Problem(text) for text in found]
-    if not recipe.assist and (recipe.align.question_pairs or recipe.align.rationale_pairs):
+    if not (recipe.assist and recipe.assist.budget) and (recipe.align.question_pairs or recipe.align.rationale_pairs):
         found.append("align: an endpoint cannot be aligned, since its weights are not at hand; "
                      "set align.question_pairs and align.rationale_pairs to 0")  # fmt: skip
     if recipe.on_policy.when != "never":

@@ -147,7 +147,7 @@ def work(recipe: Recipe, task: Task, sizes: Sizes, machine: Machine) -> list[Wor
         ask("export and measure", len(recipe.export.presets) * (recipe.measure.questions or len(task.evaluation)),
             head + seed, answer * 4, student, "bfloat16"),
     ]  # fmt: skip
-    if how := recipe.assist:
+    if (how := recipe.assist) and how.budget:
         drafted = d.questions if "drafts" in how.pool else 0
         pool = drafted + (len(task.pool) if "questions" in how.pool else 0)
         bought = min(how.budget.calls or pool, pool)

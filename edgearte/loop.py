@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgearte import assisted, decide, steps
+from edgearte import assisted, decide, guidance, steps
 from edgearte.arte import draft, prefer, tailor
 from edgearte.arte.preference_set import PreferenceSet
 from edgearte.assist.steps import weighed
 from edgearte.errors import UserError
 from edgearte.evaluate import Answer
+from edgearte.recipe import Assist, Budget
 from edgearte.records import Artifact, Draft, Example, Measurement, Pair
 from edgearte.setup import Setup
 
@@ -67,7 +68,8 @@ class Found:
 
 def run(setup: Setup) -> Found:
     """A lesson, by ARTE or by a teaching assistant; then out to the device."""
-    lesson = with_assistant(setup) if setup.recipe.assist else arte(setup)
+    how = setup.recipe.assist
+    lesson = with_assistant(setup, how, how.budget) if how and how.budget else arte(setup)
     best = lesson.best
 
     # train: one student an arm, equal in size and steps
@@ -93,15 +95,17 @@ def run(setup: Setup) -> Found:
 
 
 def arte(setup: Setup) -> Lesson:
-    """As many times through the loop as the recipe has rounds."""
+    """As many times through the loop as the recipe has rounds; an assistant may help."""
     asked = steps.preference_questions(setup)
     teacher, student = setup.teacher.folder, setup.student.folder
+    how = setup.recipe.assist
+    guide = how.arte if how else None
     rounds: list[Round] = []
     ours: list[tailor.Tailored] = []
     plain: list[tailor.Tailored] = []
     for number in range(1, setup.recipe.rounds + 1):
         again = "" if number == 1 else f" {number}"
-        rounds.append(once(setup, asked, teacher, student, again))
+        rounds.append(once(setup, asked, teacher, student, again, guided=guide is not None))
         teacher = rounds[-1].aligned
         # tailor: the aligned teacher writes a training set; so does the unaligned one, to compare with
         plain.append(steps.tailored(setup, setup.teacher.folder, UNALIGNED + again, "tailor" + again))
@@ -109,16 +113,16 @@ def arte(setup: Setup) -> Lesson:
         if number < setup.recipe.rounds:  # the next round asks the student that all rounds so far have taught
             student = steps.taught(setup, _together(ours).examples, ARTE + again)
     tailored = {UNALIGNED: _together(plain), ARTE: _together(ours)}
-    return Lesson(ARTE, UNALIGNED, teacher, _sets(setup, tailored), asked, tuple(rounds), tailored)
+    sets = _sets(setup, tailored)
+    if how and guide and guide.weigh:
+        sets[ARTE] = guidance.weighed(setup, how, sets[ARTE])
+    return Lesson(ARTE, UNALIGNED, teacher, sets, asked, tuple(rounds), tailored)
 
 
-def with_assistant(setup: Setup) -> Lesson:
+def with_assistant(setup: Setup, how: Assist, budget: Budget) -> Lesson:
     """What a budget of the teacher's answers buys with an assistant; and as much bought at random, to compare with."""
-    how = setup.recipe.assist
-    if how is None:
-        raise RuntimeError("this recipe has no assistant")
-    plain = assisted.teach(setup, how.model_copy(update={"signals": ()}), NO_SIGNAL)
-    ours = assisted.teach(setup, how, ASSISTED)
+    plain = assisted.teach(setup, how.model_copy(update={"signals": ()}), budget, NO_SIGNAL)
+    ours = assisted.teach(setup, how, budget, ASSISTED)
     sets = tailor.equal_size({NO_SIGNAL: plain.examples, ASSISTED: ours.examples})
     sets = {SEEDS: tailor.seeds_alone(setup.task, len(sets[ASSISTED])), **sets}
     return Lesson(ASSISTED, NO_SIGNAL, setup.teacher.folder, sets, assisted=ours)
@@ -126,13 +130,21 @@ def with_assistant(setup: Setup) -> Lesson:
 
 def once(
     setup: Setup, asked: PreferenceSet, teacher: Path, student: Path, again: str = "",
-    *, kinds: Sequence[str] = ("question", "rationale"), scorer: str = "",
+    *, kinds: Sequence[str] = ("question", "rationale"), scorer: str = "", guided: bool = False,
 ) -> Round:  # fmt: skip
     """Once through the teaching: what comes of this teacher when this student is asked. `again` names a later round; `kinds` of
-    pairs and a `scorer` other than the recipe's are what an ablation changes."""
+    pairs and a `scorer` other than the recipe's are what an ablation changes. It may be `guided` by an assistant."""
     author, reader = steps.teacher(setup, teacher), steps.student(setup, student)
+    how = setup.recipe.assist
+    guide = how.arte if how and guided else None
     # draft: the teacher asks, and explains in several ways
-    drafted, drafts = steps.drafted(setup, author, "draft" + again)
+    drafted = steps.drafted(setup, author, "draft" + again)
+    drafts = drafted.drafts
+    if how and guide:
+        drafts = guidance.worth_scoring(setup, how, guide, student, drafts)
+    drafts = steps.explained(setup, author, drafts, "draft" + again)
+    if how and guide and guide.filter:
+        drafts = guidance.believed(setup, how, drafts)
     # prefer: the student shows which of it teaches
     preferred = steps.preferences(setup, reader, drafts, asked, scorer)
     reader.release()

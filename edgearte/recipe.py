@@ -231,6 +231,14 @@ class Several(Section):
     quality: Share = 0.6  # of an answer's worth; the rest is how natural it is to the student (PerSyn)
 
 
+class Guide(Section):
+    """What the assistant does within ARTE."""
+
+    score: Annotated[float, Field(gt=0, le=1)] = 0.5  # share of the drafts, the most doubted, that get rationales and scores
+    filter: bool = True  # rationales it does not trust become no pairs
+    weigh: bool = True  # a tailored example counts as much as it is trusted
+
+
 class Assist(Section):
     """A teaching assistant makes an imperfect, costly teacher go further (TA-in-the-Loop, arXiv 2406.05322): the student's and the
     assistant's doubts choose what to ask the teacher, the assistant's trust which of its answers to believe."""
@@ -238,7 +246,8 @@ class Assist(Section):
     model: str
     revision: str = ""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    budget: Budget
+    budget: Budget | None = None  # what is bought of the teacher's answers, in place of ARTE
+    arte: Guide | None = None  # or the assistant helps ARTE
     pool: tuple[Literal["questions", "drafts"], ...] = ("questions",)  # the task's own, or what the teacher drafts
     # consistency: how many answers the student has to one question. student: the assistant's doubt of the student's answer.
     # teacher: the assistant's trust in the teacher's.

@@ -105,18 +105,22 @@ def checks(setup: Setup, author: LM, label: str) -> list[Check]:
     ]
 
 
-def drafted(setup: Setup, author: LM, purpose: str) -> tuple[draft.Drafted, tuple[Draft, ...]]:
-    """The teacher's questions, and one rationale a strategy for each."""
-    ask, d = settings(setup.recipe, setup.task), setup.recipe.draft
-    questions = draft.draft_questions(
-        author, setup.task, ask, d.questions, setup.store, purpose=purpose, label=f"{purpose}: questions",
-        checks=checks(setup, author, purpose),
+def drafted(setup: Setup, author: LM, purpose: str) -> draft.Drafted:
+    """The teacher's questions."""
+    found = draft.draft_questions(
+        author, setup.task, settings(setup.recipe, setup.task), setup.recipe.draft.questions, setup.store, purpose=purpose,
+        label=f"{purpose}: questions", checks=checks(setup, author, purpose),
     )  # fmt: skip
-    if not questions.drafts:
-        raise UserError(_nothing_drafted(questions))
-    label = f"{purpose}: rationales"
-    return questions, draft.draft_rationales(
-        author, setup.task, ask, questions.drafts, d.strategies, setup.store, label=label
+    if not found.drafts:
+        raise UserError(_nothing_drafted(found))
+    return found
+
+
+def explained(setup: Setup, author: LM, drafts: Sequence[Draft], purpose: str) -> tuple[Draft, ...]:
+    """The drafts with a rationale of each strategy."""
+    ask, strategies = settings(setup.recipe, setup.task), setup.recipe.draft.strategies
+    return draft.draft_rationales(
+        author, setup.task, ask, drafts, strategies, setup.store, label=f"{purpose}: rationales"
     )
 
 

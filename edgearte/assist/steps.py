@@ -17,7 +17,7 @@ from edgearte.lm.base import Completion, Prompt, Sampling, Score, rendered
 from edgearte.lm.calls import Budgeted, Calls, Kept, Limits, Price, Purse, Recorded
 from edgearte.lm.endpoint import Endpoint
 from edgearte.lm.hf import TransformersLM, form
-from edgearte.recipe import Assist
+from edgearte.recipe import Assist, Budget
 from edgearte.records import Annotation, Draft, Example, Question, Rationale
 from edgearte.setup import Setup
 from edgearte.store import digest, seed_of
@@ -52,12 +52,11 @@ class Allowance:
     """A budget that is spent phase by phase, each from a purse of its own: a build that goes on after a kill goes through all phases
     again, and what the later ones have spent by then must not count in the earlier ones."""
 
-    def __init__(self, setup: Setup, how: Assist) -> None:
-        b = how.budget
-        self.left = Limits(b.calls or None, b.tokens or None, b.money or None)
+    def __init__(self, setup: Setup, how: Assist, most: Budget) -> None:
+        self.left = Limits(most.calls or None, most.tokens or None, most.money or None)
         self._setup = setup
         self._calls = Calls(setup.store)
-        self._run = f"{setup.recipe.name}, seed {setup.recipe.seed}, {digest(how)[:12]}"
+        self._run = f"{setup.recipe.name}, seed {setup.recipe.seed}, {digest(how, most)[:12]}"
         self._purses: list[Purse] = []
 
     @contextmanager

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgearte import assisted
+from edgearte import assisted, guidance
 from edgearte.answers import AnswerFormat
 from edgearte.arte import draft, prompts
 from edgearte.assist import again, annotate, calibration, confidence, signals, steps
@@ -25,8 +25,8 @@ from edgearte.errors import UserError
 from edgearte.lm.base import Completion, Prompt, Sampling, Score
 from edgearte.lm.calls import Calls, Kept, Limits, Purse
 from edgearte.load import load_recipe
-from edgearte.recipe import Again, Assist, Budget, Recipe, Several, Teacher
-from edgearte.records import Annotation, Question
+from edgearte.recipe import Again, Assist, Budget, Guide, Recipe, Several, Teacher
+from edgearte.records import Annotation, Draft, Example, Question, Rationale
 from edgearte.setup import Setup
 from edgearte.store import Store
 from edgearte.task import Task, load_questions
@@ -204,7 +204,8 @@ def test_a_continuation_finds_its_own_answer_among_the_choices(tmp_path: Path) -
 # A planted world: questions 0 to 39, of which the teacher answers every fourth wrongly; the assistant knows it, with some doubt. The
 # student is sure of those below 20, and the assistant believes it there.
 POOL = [Question(f"q{i}", f"number {i}", str(i)) for i in range(40)]
-HOW = Assist(model="none", budget=Budget(calls=20))
+MOST = Budget(calls=20)
+HOW = Assist(model="none", budget=MOST)
 
 
 second: list[str] = []  # what the second teacher was asked
@@ -269,7 +270,7 @@ def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[Setup, list[
 
 def test_the_filter_finds_what_a_noisy_teacher_got_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     setup, _ = world(monkeypatch, tmp_path)
-    whole = assisted.teach(setup, HOW, "assisted")
+    whole = assisted.teach(setup, HOW, MOST, "assisted")
     wrong = {q.id for q in POOL[::4]}
     assert any(j.annotation.id in wrong for j in whole.judged), "some wrong answers must have been bought"
     assert not any(e.id in wrong for e in whole.examples)
@@ -277,13 +278,13 @@ def test_the_filter_finds_what_a_noisy_teacher_got_wrong(monkeypatch: pytest.Mon
     assert whole.threshold is not None
     assert 0.3 < whole.threshold < 0.9
     assert "fitted on 4 answers" in whole.said
-    believing = assisted.teach(setup, HOW.model_copy(update={"signals": ("consistency", "student")}), "without the filter")
+    believing = assisted.teach(setup, HOW.model_copy(update={"signals": ("consistency", "student")}), MOST, "without the filter")
     assert any(e.id in wrong for e in believing.examples), "switched off, it lets them through"
 
 
 def test_doubt_chooses_what_the_teacher_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     setup, bought = world(monkeypatch, tmp_path)
-    whole = assisted.teach(setup, HOW, "assisted")
+    whole = assisted.teach(setup, HOW, MOST, "assisted")
     warm = [j.annotation.id for j in whole.judged if j.phase == "warm-up"]
     chosen = [j.annotation.id for j in whole.judged if j.phase == "chosen"]
     assert (len(warm), len(chosen)) == (4, 16)
@@ -292,11 +293,11 @@ def test_doubt_chooses_what_the_teacher_is_asked(monkeypatch: pytest.MonkeyPatch
     assert bought == warm + chosen
     assert len(set(bought)) == 20, "nothing is bought twice"
 
-    random = assisted.teach(setup, HOW.model_copy(update={"signals": ()}), "no signal")
+    random = assisted.teach(setup, HOW.model_copy(update={"signals": ()}), MOST, "no signal")
     assert {j.annotation.id for j in random.judged} != set(warm + chosen), "switched off, chance chooses"
     assert [j.annotation.id for j in random.judged if j.phase == "warm-up"] == warm
     assert len(bought) == len(set(bought)), "what another arm bought is not asked again"
-    cold = assisted.teach(setup, HOW.model_copy(update={"warmup": 0.0}), "without the warm-up")
+    cold = assisted.teach(setup, HOW.model_copy(update={"warmup": 0.0}), MOST, "without the warm-up")
     assert {j.phase for j in cold.judged} == {"chosen"}
     assert len(cold.judged) == 20
 
@@ -307,9 +308,9 @@ def test_a_budget_of_tokens_is_never_overdrawn_and_nearly_spent(tokens: int, war
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
         setup, _ = world(patch, Path(folder))
         # A call may take its prompt's bytes and 50 tokens at the most, and takes 10.
-        how = HOW.model_copy(update={"budget": Budget(tokens=200 + tokens), "warmup": warmup, "signals": ("consistency",)})
+        how = HOW.model_copy(update={"warmup": warmup, "signals": ("consistency",)})
         try:
-            found = assisted.teach(setup, how, "x")
+            found = assisted.teach(setup, how, Budget(tokens=200 + tokens), "x")
         except UserError as error:
             assert "none was kept" in str(error)
             return
@@ -322,7 +323,7 @@ def test_a_budget_of_tokens_is_never_overdrawn_and_nearly_spent(tokens: int, war
 def test_what_is_doubted_is_asked_again_with_what_is_trusted_as_an_example(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     setup, bought = world(monkeypatch, tmp_path)
     how = HOW.model_copy(update={"again": Again(below=0.75, share=0.25)})
-    found = assisted.teach(setup, how, "asking again")
+    found = assisted.teach(setup, how, MOST, "asking again")
     assert len(bought) == len(found.judged) + found.again == 20, "second answers are paid from the same budget"
     wrong = {q.id for q in POOL[::4]}
     twice = {i for i in bought if bought.count(i) == 2}
@@ -330,7 +331,7 @@ def test_what_is_doubted_is_asked_again_with_what_is_trusted_as_an_example(monke
     assert twice <= wrong, "only what was doubted is asked again"
     assert {j.annotation.id for j in found.judged if j.phase == "asked again"} == {i for i in twice if int(i[1:]) % 8}
     assert all(j.annotation.right for j in found.judged if j.kept)
-    once = assisted.teach(setup, HOW, "assisted")
+    once = assisted.teach(setup, HOW, MOST, "assisted")
     assert {j.annotation.id for j in once.judged if not j.kept} & twice, "switched off, they are dropped"
 
 
@@ -354,7 +355,7 @@ def two(choose: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[a
     setup, bought = world(monkeypatch, tmp_path)
     how = HOW.model_copy(update={"several": SEVERAL.model_copy(update={"choose": choose}), "warmup": 0.5, "signals": ("teacher",)})
     setup = replace(setup, recipe=RECIPE.model_copy(update={"assist": how}), others=(setup.teacher,))
-    return assisted.teach(setup, how, choose), bought
+    return assisted.teach(setup, how, MOST, choose), bought
 
 
 @pytest.mark.parametrize("choose", ["router", "policy", "best"])
@@ -387,7 +388,7 @@ class Killed(Exception):
 
 def test_a_build_killed_after_every_batch_ends_as_an_undisturbed_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     setup, before = world(monkeypatch, tmp_path)
-    undisturbed = assisted.teach(setup, HOW, "assisted")
+    undisturbed = assisted.teach(setup, HOW, MOST, "assisted")
     keep = Calls.keep
 
     def dying(self: Calls, made: Sequence[Any]) -> None:
@@ -400,7 +401,7 @@ def test_a_build_killed_after_every_batch_ends_as_an_undisturbed_one(monkeypatch
     lives = 0
     while True:
         try:
-            found = assisted.teach(setup, HOW, "assisted")
+            found = assisted.teach(setup, HOW, MOST, "assisted")
             break
         except Killed:
             lives += 1
@@ -412,18 +413,18 @@ def test_a_build_killed_after_every_batch_ends_as_an_undisturbed_one(monkeypatch
 def test_an_example_may_count_as_much_as_it_is_trusted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     setup, _ = world(monkeypatch, tmp_path)
     how = HOW.model_copy(update={"weigh": True, "threshold": 0.0})
-    found = {e.id: e.weight for e in assisted.teach(setup, how, "x").examples}
+    found = {e.id: e.weight for e in assisted.teach(setup, how, MOST, "x").examples}
     wrong = {q.id for q in POOL[::4]}
     assert max(w for i, w in found.items() if i in wrong) < 0.6 * min(w for i, w in found.items() if i not in wrong)
     assert sum(found.values()) == pytest.approx(len(found))
-    alike = assisted.teach(setup, HOW.model_copy(update={"threshold": 0.0}), "x")
+    alike = assisted.teach(setup, HOW.model_copy(update={"threshold": 0.0}), MOST, "x")
     assert {e.weight for e in alike.examples} == {1.0}
 
 
 def test_arms_that_bought_as_much_train_as_many_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     setup, _ = world(monkeypatch, tmp_path)
     sizes = {
-        len(assisted.teach(setup, HOW.model_copy(update={"signals": s}), "x").examples)
+        len(assisted.teach(setup, HOW.model_copy(update={"signals": s}), MOST, "x").examples)
         for s in ((), ("teacher",), ("consistency", "student", "teacher"))
     }
     assert sizes == {20}
@@ -431,13 +432,13 @@ def test_arms_that_bought_as_much_train_as_many_steps(monkeypatch: pytest.Monkey
 
 def test_the_assistants_worth_is_measured_where_targets_are_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     setup, _ = world(monkeypatch, tmp_path)
-    whole = assisted.teach(setup, HOW, "assisted")
+    whole = assisted.teach(setup, HOW, MOST, "assisted")
     found = whole.on_teacher()
     assert found
     assert (found.n, found.auroc) == (20, 1.0)
     unknown = [Question(q.id, q.input, "") for q in POOL]
     monkeypatch.setattr(steps, "pool", lambda setup, how, spend: tuple(unknown))
-    assert assisted.teach(setup, HOW, "assisted").on_student() is None
+    assert assisted.teach(setup, HOW, MOST, "assisted").on_student() is None
 
 
 def test_a_pool_that_is_too_small_and_a_filter_that_keeps_nothing_are_said(
@@ -445,10 +446,10 @@ def test_a_pool_that_is_too_small_and_a_filter_that_keeps_nothing_are_said(
 ) -> None:
     setup, bought = world(monkeypatch, tmp_path)
     with pytest.raises(UserError, match="the pool has 40 questions"):
-        assisted.teach(setup, HOW.model_copy(update={"budget": Budget(calls=41)}), "x")
+        assisted.teach(setup, HOW, Budget(calls=41), "x")
     assert bought == [], "and nothing is bought"
     with pytest.raises(UserError, match="none was kept"):
-        assisted.teach(setup, HOW.model_copy(update={"threshold": 1.0}), "x")
+        assisted.teach(setup, HOW.model_copy(update={"threshold": 1.0}), MOST, "x")
 
 
 def test_questions_of_a_pool_need_no_target(tmp_path: Path) -> None:
@@ -473,8 +474,10 @@ def test_questions_of_a_pool_need_no_target(tmp_path: Path) -> None:
         (["build"], ["assist.model=MODEL", "assist.budget.calls=4", "assist.sample=3"], "did you mean samples?"),
         (["build"], ["assist.model=MODEL", "assist.budget.calls=4", "task.pool.file=evaluation.jsonl"], "is also evaluation question"),
         (["build"], ["assist.model=MODEL", "assist.budget.calls=40", "task.pool.file=seeds.jsonl"], "the pool has 6 questions"),
-        (["ablate", "--calls", "4"], [], "need a recipe with one (assist:)"),
-        (["ablate", "--arms", "assisted"], [], "need a recipe with one (assist:)"),
+        (["ablate", "--calls", "4"], [], "need a recipe with one and its budget (assist:)"),
+        (["ablate", "--arms", "ARTE with an assistant"], [], "needs a recipe in which one helps"),
+        (["build"], ["assist.model=MODEL"], "one of budget and arte is needed"),
+        (["ablate", "--arms", "assisted"], [], "need a recipe with one and its budget (assist:)"),
     ],
 )  # fmt: skip
 def test_mistakes_are_said_before_anything_is_done(
@@ -502,3 +505,28 @@ def test_a_recipe_with_several_teachers_is_read_with_its_paths_and_checked(
     arms = ["--arms", "teachers by router"]
     assert main(["ablate", str(recipe), *tiny.assisted(tiny_model), *arms, "--runs", str(tmp_path / "runs")]) == 2
     assert "assist.several:" in capsys.readouterr().err
+
+
+def test_an_assistant_helps_arte_with_what_is_worth_scoring_believing_and_learning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    setup, _ = world(monkeypatch, tmp_path)
+    how = Assist(model="none", arte=Guide(score=0.5))
+    right, wrong = (Rationale(kind, f"<ans>{n}</ans>", "") for kind, n in (("a", 30), ("b", 31)))
+    drafts = [Draft(q.id, q.input, q.target, "", ()) for q in POOL]
+    assert how.arte
+    kept = guidance.worth_scoring(setup, how, how.arte, tmp_path, drafts)
+    assert [d.id for d in kept] == [q.id for q in POOL[20:]], "the half that the student is unsure of, in its order"
+    only = Draft("q30", "number 30", "30", "", (), (right, wrong))
+    none = Draft("q31", "number 31", "31", "", (), (right,))
+    assert guidance.believed(setup, how, [only, none]) == (replace(only, rationales=(right,)),)
+    examples = [Example("a", "number 30", "<ans>30</ans>", "30", ""), Example("b", "number 30", "<ans>7</ans>", "7", "")]
+    weights = [e.weight for e in guidance.weighed(setup, how, examples)]
+    assert weights[0] > 2 * weights[1]
+    assert sum(weights) == pytest.approx(2)
+
+
+def test_an_assistant_spends_a_budget_or_helps_arte() -> None:
+    for options in ({}, {"budget": {"calls": 3}, "arte": {}}):
+        with pytest.raises(ValueError, match="one of budget and arte is needed"):
+            Assist.model_validate({"model": "x", **options})
+    with pytest.raises(ValueError, match="a budget of calls, tokens or money is needed"):
+        Assist.model_validate({"model": "x", "budget": {}})
