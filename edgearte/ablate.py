@@ -14,7 +14,7 @@ from edgearte.arms import ABOUT, ASSISTANT, GUIDED, SEVERAL, TRANSFERRED, Arm, M
 from edgearte.errors import UserError
 from edgearte.evaluate import Answer
 from edgearte.loop import ARTE, ASSISTED, SEEDS, UNALIGNED, UNTAUGHT
-from edgearte.recipe import Assist
+from edgearte.recipe import Recipe
 from edgearte.records import Example
 from edgearte.report import ablation as report
 from edgearte.report.ablation import Ablation, Asked, Cost
@@ -72,16 +72,7 @@ def _run(
 
     with opened(recipe_path, overrides, runs, f"-{kind}") as (setup, run):
         recipe = setup.recipe
-        how = recipe.assist if recipe.assist and recipe.assist.budget else None
-        if not how and (calls or set(wanted) & set(ASSISTANT)):
-            raise UserError("arms with an assistant, and --calls, need a recipe with one and its budget (assist:)")
-        if set(wanted) & set(SEVERAL) and not (how and how.several):
-            raise UserError("arms with several teachers need a recipe that names them (assist.several:)")
-        guide = recipe.assist and recipe.assist.arte
-        if GUIDED in wanted and not guide:
-            raise UserError(f"the arm {GUIDED!r} needs a recipe in which one helps (assist.arte:)")
-        usual = [UNTAUGHT, SEEDS, *(m for m in ASSISTANT if m not in SEVERAL or (how and how.several))] if how else [*ABOUT, *([GUIDED] if guide else [])]
-        arms = ordered(wanted or usual, calls or _budgets(how))
+        arms = _arms(recipe, wanted, calls)
         if kind == "tailor":
             arms.append(Arm(TRANSFERRED, UNALIGNED))
         write_recipe(recipe, run)
@@ -94,12 +85,22 @@ def _run(
     return found, run
 
 
-def _budgets(how: Assist | None) -> list[int]:
-    if how is None or how.budget is None:
-        return [0]
-    if not how.budget.calls:
+def _arms(recipe: Recipe, wanted: Sequence[str], calls: Sequence[int]) -> list[Arm]:
+    """The wanted arms, or all that the recipe allows."""
+    how = recipe.assist
+    budget, guide, several = (how.budget, how.arte, how.several) if how else (None, None, None)
+    if not budget and (calls or set(wanted) & set(ASSISTANT)):
+        raise UserError("arms with an assistant, and --calls, need a recipe with one and its budget (assist:)")
+    if set(wanted) & set(SEVERAL) and not several:
+        raise UserError("arms with several teachers need a recipe that names them (assist.several:)")
+    if GUIDED in wanted and not guide:
+        raise UserError(f"the arm {GUIDED!r} needs a recipe in which one helps (assist.arte:)")
+    if not budget:
+        return ordered(wanted or [*ABOUT, *([GUIDED] if guide else [])], [0])
+    if not (calls or budget.calls):
         raise UserError("an ablation compares budgets of calls: name some with --calls, or in assist.budget.calls")
-    return [how.budget.calls]
+    usual = [UNTAUGHT, SEEDS, *(m for m in ASSISTANT if several or m not in SEVERAL)]
+    return ordered(wanted or usual, calls or [budget.calls])
 
 
 def _trials(setup: Setup, arms: Sequence[Arm], teacher: Path | None) -> dict[str, Trial]:
