@@ -72,7 +72,7 @@ def _run(
 
     with opened(recipe_path, overrides, runs, f"-{kind}") as (setup, run):
         recipe = setup.recipe
-        arms = _arms(recipe, wanted, calls)
+        arms = [arm for arm in _arms(recipe, wanted, calls) if arm.method != SEEDS or setup.task.seeds]
         if kind == "tailor":
             arms.append(Arm(TRANSFERRED, UNALIGNED))
         write_recipe(recipe, run)
@@ -123,7 +123,8 @@ def _trials(setup: Setup, arms: Sequence[Arm], teacher: Path | None) -> dict[str
     if not sizes:
         raise UserError("no arm wrote an example that could be trained on")
     sizes.setdefault(0, max(sizes.values()))
-    made[SEEDS] = Made(seeds_alone(setup.task, sizes[0]), setup.teacher.folder)
+    if setup.task.seeds:
+        made[SEEDS] = Made(seeds_alone(setup.task, sizes[0]), setup.teacher.folder)
     trials = {}
     for arm in arms:
         start = len(ledger)

@@ -33,6 +33,7 @@ def check(recipe: Recipe, task: Task) -> None:
             except UserError as error:
                 problems += error.problems
     problems += _assist_problems(recipe, task)
+    problems += _seed_problems(recipe, task)
     if recipe.teacher.style == "continuation" and not any(q.rationale for q in task.seeds):
         problems.append(
             Problem("teacher.style: continuation goes on with a pattern, so at least one seed needs a rationale")
@@ -47,6 +48,22 @@ def check(recipe: Recipe, task: Task) -> None:
         )
     if problems:
         raise UserError(problems)
+
+
+def _seed_problems(recipe: Recipe, task: Task) -> list[Problem]:
+    """What cannot be done with a description alone."""
+    if task.seeds:
+        return []
+    found = []
+    if not (recipe.assist and recipe.assist.budget) and not task.preference:
+        found.append("task.preference: without seeds the student needs other questions to be scored on")
+    if recipe.measure.shots:
+        found.append("measure.shots: examples are shown from task.seeds, which this recipe has not")
+    if recipe.draft.vote:
+        found.append("draft.vote: the teacher is asked anew with task.seeds as examples, which this recipe has not")
+    if recipe.prefer.scorer == "influence" or recipe.train.weights != "alike":
+        found.append("influence: the student is warmed up on task.seeds, which this recipe has not")
+    return [Problem(text) for text in found]
 
 
 def _assist_problems(recipe: Recipe, task: Task) -> list[Problem]:

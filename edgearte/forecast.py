@@ -102,7 +102,7 @@ def work(recipe: Recipe, task: Task, sizes: Sizes, machine: Machine) -> list[Wor
     from edgearte.train.memory import Part, foretell
 
     teacher, student = sizes.teacher, sizes.student
-    d, seed = recipe.draft, _tokens(task.seeds)
+    d, seed = recipe.draft, _tokens(task.seeds or task.evaluation)
     head = len(task.header) / 4
     rationale = min(recipe.draft.rationale_tokens, 120 if recipe.teacher.style == "chat" else 30)
     answer = min(recipe.measure.max_tokens, rationale + 10)

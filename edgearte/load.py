@@ -108,8 +108,8 @@ def load_task(recipe: Recipe) -> Task:
         name=section.name or recipe.name,
         description=section.description.strip(),
         answer=fmt,
-        seeds=read["seeds"],
-        preference=read.get("preference", read["seeds"]),
+        seeds=read.get("seeds", ()),
+        preference=read.get("preference", read.get("seeds", ())),
         evaluation=read["evaluation"],
         pool=read.get("pool", ()),
     )

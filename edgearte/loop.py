@@ -124,7 +124,7 @@ def with_assistant(setup: Setup, how: Assist, budget: Budget) -> Lesson:
     plain = assisted.teach(setup, how.model_copy(update={"signals": ()}), budget, NO_SIGNAL)
     ours = assisted.teach(setup, how, budget, ASSISTED)
     sets = tailor.equal_size({NO_SIGNAL: plain.examples, ASSISTED: ours.examples})
-    sets = {SEEDS: tailor.seeds_alone(setup.task, len(sets[ASSISTED])), **sets}
+    sets = {**_seeds(setup, len(sets[ASSISTED])), **sets}
     return Lesson(ASSISTED, NO_SIGNAL, setup.teacher.folder, sets, assisted=ours)
 
 
@@ -166,7 +166,12 @@ def _sets(setup: Setup, tailored: Mapping[str, tailor.Tailored]) -> dict[str, tu
         raise UserError(
             "the teacher wrote no example that could be trained on; look at its drafts in the store, or try style: continuation"
         )
-    return {SEEDS: tailor.seeds_alone(setup.task, len(sets[ARTE])), **sets}
+    return {**_seeds(setup, len(sets[ARTE])), **sets}
+
+
+def _seeds(setup: Setup, size: int) -> dict[str, tuple[Example, ...]]:
+    """The arm of the user's own seeds, where there are any."""
+    return {SEEDS: tailor.seeds_alone(setup.task, size)} if setup.task.seeds else {}
 
 
 def _together(sets: Sequence[tailor.Tailored]) -> tailor.Tailored:

@@ -321,7 +321,8 @@ def _comparisons(found: Found) -> tuple[r.Comparison, ...]:
     best, plain = found.lesson.best, found.lesson.plain
     for shots in dict.fromkeys(n for _, n in found.answers):
         asked = f", {shots}-shot" if shots else ""
-        for a, b in ((best, UNTAUGHT), (best, SEEDS), (best, plain), (plain, SEEDS)):
+        arms = [(best, UNTAUGHT), (best, SEEDS), (best, plain), (plain, SEEDS)]
+        for a, b in [pair for pair in arms if (pair[1], shots) in found.answers]:  # without seeds there is no such arm
             compared = compare(found.answers[a, shots], found.answers[b, shots])
             rows.append(r.Comparison(a + asked, b + asked, **vars(compared)))
     for preset, answers in found.artifact_answers.items():

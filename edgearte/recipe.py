@@ -49,7 +49,7 @@ class TaskSection(Section):
     name: str = ""
     description: str
     answer: Answer = Answer()
-    seeds: Questions  # start the drafting; never measured on
+    seeds: Questions | None = None  # start the drafting; never measured on. A description alone may do, for a teacher that chats
     preference: Questions | None = None  # score the drafts; the seeds where none are given
     evaluation: Questions  # only ever measured on
     pool: Questions | None = None  # may be put to the teacher where an assistant takes part; targets only check it, and may be missing

@@ -38,13 +38,21 @@ def opening(number: int, target: str = "") -> str:
 def draft_chat(lm: LM, task: Task, seeds: Sequence[Question], count: int) -> str:
     """Paper 1a: description, seeds, and a request for more. The answer's first tag is written already, which a small teacher needs
     to keep the form."""
-    shown = "\n".join(question_text(i, s.input, s.target, given=False) for i, s in enumerate(seeds, 1))
     first, last = len(seeds) + 1, len(seeds) + count
+    shown = "\n".join(question_text(i, s.input, s.target, given=False) for i, s in enumerate(seeds, 1))
+    if seeds:
+        begin = f"Here are {len(seeds)} example questions with their targets:\n{shown}\n\n"
+        begin += f"Please brainstorm {count} more questions of this kind"
+        form, new = "exactly the same form. ", "They must be new and differ from the examples and from each other"
+        written = "Each target is the correct answer, written the way the examples write theirs."
+    else:
+        example = question_text(1, "the question", "its answer", given=False)
+        begin = f"Please brainstorm {count} questions of this kind"
+        form, new = f"exactly this form:\n{example}\n", "They must differ from each other"
+        written = "Each target is the correct answer and nothing else."
     ask = (
-        f"{task.description}\n\nHere are {len(seeds)} example questions with their targets:\n{shown}\n\n"
-        f"Please brainstorm {count} more questions of this kind, from <Question_{first}> to <Question_{last}>, in exactly the same "
-        "form. They must be new and differ from the examples and from each other in what they are about, in their "
-        "wording and in their difficulty. Each target is the correct answer, written the way the examples write theirs."
+        f"{task.description}\n\n{begin}, from <Question_{first}> to <Question_{last}>, in {form}{new} in what they are about, in their "
+        f"wording and in their difficulty. {written}"
     )
     return lm.chat([{"role": "user", "content": ask}]) + opening(first)
 

@@ -530,3 +530,22 @@ def test_an_assistant_spends_a_budget_or_helps_arte() -> None:
             Assist.model_validate({"model": "x", **options})
     with pytest.raises(ValueError, match="a budget of calls, tokens or money is needed"):
         Assist.model_validate({"model": "x", "budget": {}})
+
+
+def test_a_description_alone_is_enough_for_a_teacher_that_chats(tmp_path: Path) -> None:
+    bare = Task("t", "Add two numbers.", AnswerFormat("number"), (), SEEDS, SEEDS)
+    wrote = "two and five?</input>\n<target>7</target>\n</Question_1>\n<Question_2>\n<input>one and one?</input>\n<target>2</target>\n</Question_2>"
+    teacher = Scripted(says=lambda text: wrote)
+    ask = draft.Settings("chat", 0, 2, 1.0, 1.0, 50, 50, 0.0, 0.9, 1, 0)
+    found = draft.draft_questions(teacher, bare, ask, 2, Store(tmp_path), purpose="draft", label="x")
+    assert [(d.input, d.target, d.seeds) for d in found.drafts] == [("two and five?", "7", ()), ("one and one?", "2", ())]
+    assert "example" not in teacher.asked[0]
+    assert "<input>the question</input>\n<target>its answer</target>" in teacher.asked[0]
+
+
+def test_what_needs_seeds_says_so(tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tiny.write_recipe(tmp_path / "task", tiny_model)
+    options = ["task.seeds=null", "teacher.style=chat", "measure.shots=[2]", "train.weights=influence"]
+    assert main(["build", str(recipe), *options, "--runs", str(tmp_path / "runs")]) == 2
+    said = capsys.readouterr().err
+    assert [line.split(": ")[1] for line in said.splitlines()] == ["task.preference", "measure.shots", "influence"]
