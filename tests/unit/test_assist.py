@@ -534,7 +534,8 @@ def test_an_assistant_spends_a_budget_or_helps_arte() -> None:
 
 def test_a_description_alone_is_enough_for_a_teacher_that_chats(tmp_path: Path) -> None:
     bare = Task("t", "Add two numbers.", AnswerFormat("number"), (), SEEDS, SEEDS)
-    wrote = "two and five?</input>\n<target>7</target>\n</Question_1>\n<Question_2>\n<input>one and one?</input>\n<target>2</target>\n</Question_2>"
+    rest = "<Question_2>\n<input>one and one?</input>\n<target>2</target>\n</Question_2>"
+    wrote = f"two and five?</input>\n<target>7</target>\n</Question_1>\n{rest}"
     teacher = Scripted(says=lambda text: wrote)
     ask = draft.Settings("chat", 0, 2, 1.0, 1.0, 50, 50, 0.0, 0.9, 1, 0)
     found = draft.draft_questions(teacher, bare, ask, 2, Store(tmp_path), purpose="draft", label="x")
