@@ -10,12 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgearte import __version__
-from edgearte.arms import ABOUT, TRANSFERRED, Made, make, teach
+from edgearte.arms import ABOUT, ASSISTANT, GUIDED, SEVERAL, TRANSFERRED, Arm, Made, make, ordered, teach
 from edgearte.errors import UserError
 from edgearte.evaluate import Answer
-from edgearte.loop import ARTE, SEEDS, UNALIGNED, UNTAUGHT
+from edgearte.loop import ARTE, ASSISTED, SEEDS, UNALIGNED, UNTAUGHT
+from edgearte.recipe import Recipe
 from edgearte.records import Example
-from edgearte.report.ablation import Ablation, Arm, Asked, Cost
+from edgearte.report import ablation as report
+from edgearte.report.ablation import Ablation, Asked, Cost
 from edgearte.setup import Setup, opened, write_recipe
 from edgearte.store import Entry
 
@@ -32,14 +34,14 @@ class Trial:
     note: str
 
 
-def ablate(recipe_path: Path, overrides: list[str], runs: Path, arms: Sequence[str], seeds: int) -> tuple[Ablation, Path]:
-    """Run the arms of an ablation; leaves `RUNS/NAME-ablation/`."""
-    unknown = [arm for arm in arms if arm not in ABOUT]
-    if unknown:
-        raise UserError(f"no such arm: {', '.join(unknown)}; known are: {', '.join(ABOUT)}")
-    wanted = arms or tuple(ABOUT)
-    ordered = [arm for arm in ABOUT if arm in wanted or arm == UNALIGNED]  # every arm is compared with the unaligned one
-    return _run(recipe_path, overrides, runs, ordered, seeds, "ablation")
+def ablate(
+    recipe_path: Path, overrides: list[str], runs: Path, arms: Sequence[str], seeds: int, calls: Sequence[int] = ()
+) -> tuple[Ablation, Path]:
+    """Run the arms of an ablation, those with an assistant with each of the budgets `calls`; leaves `RUNS/NAME-ablation/`."""
+    known = [*ABOUT, GUIDED, *ASSISTANT]
+    if unknown := [arm for arm in arms if arm not in known]:
+        raise UserError(f"no such arm: {', '.join(unknown)}; known are: {', '.join(known)}")
+    return _run(recipe_path, overrides, runs, arms, seeds, "ablation", calls=calls)
 
 
 def transfer(recipe_path: Path, overrides: list[str], runs: Path, teacher: Path, seeds: int) -> tuple[Ablation, Path]:
@@ -63,13 +65,16 @@ def aligned_teacher(where: Path) -> Path:
 
 
 def _run(
-    recipe_path: Path, overrides: list[str], runs: Path, arms: Sequence[str], seeds: int, kind: str,
-    teacher: Path | None = None,
+    recipe_path: Path, overrides: list[str], runs: Path, wanted: Sequence[str], seeds: int, kind: str,
+    teacher: Path | None = None, calls: Sequence[int] = (),
 ) -> tuple[Ablation, Path]:  # fmt: skip
     from edgearte.report.ablation import write
 
     with opened(recipe_path, overrides, runs, f"-{kind}") as (setup, run):
         recipe = setup.recipe
+        arms = [arm for arm in _arms(recipe, wanted, calls) if arm.method != SEEDS or setup.task.seeds]
+        if kind == "tailor":
+            arms.append(Arm(TRANSFERRED, UNALIGNED))
         write_recipe(recipe, run)
         trials = [
             _trials(replace(setup, recipe=recipe.model_copy(update={"seed": recipe.seed + k})), arms, teacher)
@@ -80,59 +85,83 @@ def _run(
     return found, run
 
 
-def _trials(setup: Setup, arms: Sequence[str], teacher: Path | None) -> dict[str, Trial]:
-    """Every arm under one seed: all sets are made first, so that they can be cut to equal size."""
+def _arms(recipe: Recipe, wanted: Sequence[str], calls: Sequence[int]) -> list[Arm]:
+    """The wanted arms, or all that the recipe allows."""
+    how = recipe.assist
+    budget, guide, several = (how.budget, how.arte, how.several) if how else (None, None, None)
+    if not budget and (calls or set(wanted) & set(ASSISTANT)):
+        raise UserError("arms with an assistant, and --calls, need a recipe with one and its budget (assist:)")
+    if set(wanted) & set(SEVERAL) and not several:
+        raise UserError("arms with several teachers need a recipe that names them (assist.several:)")
+    if GUIDED in wanted and not guide:
+        raise UserError(f"the arm {GUIDED!r} needs a recipe in which one helps (assist.arte:)")
+    if not budget:
+        return ordered(wanted or [*ABOUT, *([GUIDED] if guide else [])], [0])
+    if not (calls or budget.calls):
+        raise UserError("an ablation compares budgets of calls: name some with --calls, or in assist.budget.calls")
+    usual = [UNTAUGHT, SEEDS, *(m for m in ASSISTANT if several or m not in SEVERAL)]
+    return ordered(wanted or usual, calls or [budget.calls])
+
+
+def _trials(setup: Setup, arms: Sequence[Arm], teacher: Path | None) -> dict[str, Trial]:
+    """Every arm under one seed: all sets are made first, so that they can be cut to equal size, budget by budget."""
     from edgearte import steps
     from edgearte.arte.tailor import seeds_alone
 
     ledger = setup.store.ledger
-    asked = steps.preference_questions(setup)
     made: dict[str, Made] = {}
     spent: dict[str, list[Entry]] = {}
     for arm in arms:
         start = len(ledger)
-        if arm not in (UNTAUGHT, SEEDS):
-            made[arm] = make(setup, asked, arm, teacher)
-        spent[arm] = ledger[start:]
-    size = min((len(m.examples) for m in made.values() if m.examples), default=0)
-    if not size:
+        if arm.method not in (UNTAUGHT, SEEDS):
+            made[arm.name] = make(setup, arm, teacher)
+        spent[arm.name] = ledger[start:]
+    sizes: dict[int, int] = {}
+    for arm in arms:
+        if arm.name in made and (n := len(made[arm.name].examples)):
+            sizes[arm.calls] = min(n, sizes.get(arm.calls, n))
+    if not sizes:
         raise UserError("no arm wrote an example that could be trained on")
-    made[SEEDS] = Made(seeds_alone(setup.task, size), setup.teacher.folder)
+    sizes.setdefault(0, max(sizes.values()))
+    if setup.task.seeds:
+        made[SEEDS] = Made(seeds_alone(setup.task, sizes[0]), setup.teacher.folder)
     trials = {}
     for arm in arms:
         start = len(ledger)
         folder, examples, note = setup.student.folder, tuple[Example, ...](), ""
-        if arm != UNTAUGHT:
-            examples, note = made[arm].examples[:size], made[arm].note
+        if arm.method != UNTAUGHT:
+            examples, note = made[arm.name].examples[: sizes[arm.calls]], made[arm.name].note
             if not examples:
-                trials[arm] = Trial({}, 0, _cost(spent[arm], folder), note or "it wrote no example that could be trained on")
+                reason = note or "it wrote no example that could be trained on"
+                trials[arm.name] = Trial({}, 0, _cost(spent[arm.name], folder), reason)
                 continue
-            folder = teach(setup, arm, made[arm], examples)
+            folder = teach(setup, arm, made[arm.name], examples)
         trained = ledger[start:]
         shots = (0, *setup.recipe.measure.shots)
-        answers = {n: steps.answers(setup, folder, arm, n) for n in shots}
-        trials[arm] = Trial(answers, len(examples), _cost([*spent[arm], *trained], folder), note)
+        answers = {n: steps.answers(setup, folder, arm.name, n) for n in shots}
+        trials[arm.name] = Trial(answers, len(examples), _cost([*spent[arm.name], *trained], folder), note)
     return trials
 
 
 def _cost(entries: Sequence[Entry], student: Path) -> Cost:
     """What an arm would cost alone, its evaluation apart."""
-    from edgearte.outcome import BY_STUDENT
+    from edgearte.outcome import BY_ASSISTANT, BY_STUDENT
     from edgearte.train.common import LOG, read_log
 
     by_student = sum(e.whole_tokens for e in entries if e.stage in BY_STUDENT)
-    by_teacher = sum(e.whole_tokens for e in entries if e.stage not in BY_STUDENT)
+    by_assistant = sum(e.whole_tokens for e in entries if e.stage in BY_ASSISTANT)
+    by_teacher = sum(e.whole_tokens for e in entries if e.stage not in (*BY_STUDENT, *BY_ASSISTANT))
     trained = read_log(student).tokens if (student / LOG).is_file() else 0
-    return Cost(by_teacher, by_student, trained, sum(e.whole_seconds for e in entries))
+    return Cost(by_teacher, by_student, trained, sum(e.whole_seconds for e in entries), by_assistant)
 
 
-def _ablation(setup: Setup, arms: Sequence[str], trials: Sequence[Mapping[str, Trial]]) -> Ablation:
+def _ablation(setup: Setup, arms: Sequence[Arm], trials: Sequence[Mapping[str, Trial]]) -> Ablation:
     from edgearte.measure.machine import describe
 
     recipe, task = setup.recipe, setup.task
     rows = []
     for arm in arms:
-        whole = [(recipe.seed + k, t[arm]) for k, t in enumerate(trials)]
+        whole = [(recipe.seed + k, t[arm.name]) for k, t in enumerate(trials)]
         found = [(seed, trial) for seed, trial in whole if trial.answers]
         asked = {
             shots: tuple(
@@ -144,12 +173,13 @@ def _ablation(setup: Setup, arms: Sequence[str], trials: Sequence[Mapping[str, T
         }  # fmt: skip
         notes = tuple(f"seed {seed}: {trial.note}" for seed, trial in whole if trial.note)
         rows.append(
-            Arm(arm, ABOUT.get(arm, "tailored by a teacher that was aligned elsewhere"), tuple(t.examples for _, t in found),
-                asked, tuple(t.cost for _, t in found), notes)
+            report.Arm(arm.name, arm.about, tuple(t.examples for _, t in found), asked, tuple(t.cost for _, t in found), notes,
+                       arm.baseline, arm.method, arm.calls)
         )  # fmt: skip
     return Ablation(
         name=recipe.name, edgearte=__version__, task=task.name, description=task.description, teacher=setup.teacher.name,
-        student=setup.student.name, questions=tuple(q.id for q in task.evaluation), baseline=UNALIGNED, highlighted=ARTE,
+        student=setup.student.name, questions=tuple(q.id for q in task.evaluation), 
+        baseline=" or ".join(dict.fromkeys(arm.baseline.partition(",")[0] for arm in arms)), highlighted=(ARTE, ASSISTED),
         arms=tuple(rows), recipe=recipe.model_dump(mode="json"),
         machine={k: v for k, v in describe().items() if k not in PASSING},
     )  # fmt: skip

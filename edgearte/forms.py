@@ -50,11 +50,7 @@ def worked(answer: str) -> tuple[str, str]:
 
 
 def _plain(record: Record) -> dict[str, str]:
-    found = {key: text(record.get(key)).strip() for key in ("id", "input", "target", "rationale")}
-    missing = [key for key in ("input", "target") if not found[key]]
-    if missing:
-        raise ValueError(f"no {' and no '.join(missing)}")
-    return found
+    return {key: text(record.get(key)).strip() for key in ("id", "input", "target", "rationale")}
 
 
 def _svamp(record: Record) -> dict[str, str]:

@@ -19,6 +19,7 @@ from edgearte.records import Question
 from edgearte.task import Task, load_questions
 
 Place = tuple[str | int, ...]
+ROLES = ("seeds", "preference", "evaluation", "pool")  # of files of questions
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -59,13 +60,18 @@ def _anchored(recipe: Recipe, base: Path) -> Recipe:
 
     files = {
         role: section.model_copy(update={"file": str((base / Path(section.file).expanduser()).resolve())})
-        for role in ("seeds", "preference", "evaluation")
+        for role in ROLES
         if (section := getattr(recipe.task, role)) is not None
     }
-    models = {
-        role: getattr(recipe, role).model_copy(update={"model": absolute(getattr(recipe, role).model)})
-        for role in ("teacher", "student")
-    }
+
+    def named(section: Any) -> Any:
+        here = getattr(section, "endpoint", None) is None  # a server's name for a model is no path
+        return section.model_copy(update={"model": absolute(section.model)}) if here else section
+
+    models = {"teacher": named(recipe.teacher), "student": named(recipe.student)}
+    if how := recipe.assist:
+        several = how.several and how.several.model_copy(update={"teachers": tuple(map(named, how.several.teachers))})
+        models["assist"] = named(how).model_copy(update={"several": several})
     responders = tuple(r.model_copy(update={"model": absolute(r.model)}) for r in recipe.prefer.responders)
     checker = tuple(absolute(part) for part in recipe.verify.checker)
     changed = {
@@ -82,15 +88,15 @@ def load_task(recipe: Recipe) -> Task:
     fmt = AnswerFormat(**section.answer.model_dump())
     problems: list[Problem] = []
     read: dict[str, tuple[Question, ...]] = {}
-    for role in ("seeds", "preference", "evaluation"):
+    for role in ROLES:
         if (source := getattr(section, role)) is not None:
             try:
-                read[role] = load_questions(Path(source.file), fmt, source.take)
+                read[role] = load_questions(Path(source.file), fmt, source.take, labelled=role != "pool")
             except UserError as error:
                 problems += [Problem(f"task.{role}: {p.message}", p.where) for p in error.problems]
     if not problems:
         held_out = {q.input: q.id for q in read["evaluation"]}
-        for role in ("seeds", "preference"):
+        for role in ("seeds", "preference", "pool"):
             shared = [q for q in read.get(role, ()) if q.input in held_out]
             problems += [
                 Problem(f"task.{role}: {q.id!r} is also evaluation question {held_out[q.input]!r}; what is measured on "
@@ -102,9 +108,10 @@ def load_task(recipe: Recipe) -> Task:
         name=section.name or recipe.name,
         description=section.description.strip(),
         answer=fmt,
-        seeds=read["seeds"],
-        preference=read.get("preference", read["seeds"]),
+        seeds=read.get("seeds", ()),
+        preference=read.get("preference", read.get("seeds", ())),
         evaluation=read["evaluation"],
+        pool=read.get("pool", ()),
     )
 
 
@@ -127,9 +134,15 @@ def _validated(data: Any, path: Path, lines: dict[Place, str], problems: list[Pr
                 case _:
                     message = found["msg"].removeprefix("Value error, ")
                     given = found["input"]
-                    shown = f", not {given!r}" if isinstance(given, str | int | float | bool) else ""
+                    plain = isinstance(given, str | int | float | bool) and not _secret(place)
+                    shown = f", not {given!r}" if plain else ""
                     problems.append(Problem(f"{key}: {message[:1].lower()}{message[1:]}{shown}", where))
         return None
+
+
+def _secret(place: Place) -> bool:
+    """Whether what was written there could be a key that was put in the wrong place: it is never repeated."""
+    return "endpoint" in place
 
 
 def _keys(place: Place) -> list[str]:
@@ -194,8 +207,8 @@ def _doubles(node: yaml.Node | None, place: Place = ()) -> list[tuple[Place, int
 
 def _override(data: dict[str, Any], lines: dict[Place, str], text: str, problems: list[Problem]) -> None:
     key, equals, value = text.partition("=")
-    where = f"override {text!r}"
     place = tuple(key.strip().split("."))
+    where = f"override {(key if _secret(place) else text)!r}"
     if not equals or not all(place):
         problems.append(Problem("overrides are written key=value, such as train.epochs=2", where))
         return

@@ -8,18 +8,21 @@ task ─► draft ─► prefer ─► align ─► tailor ─► train ─► e
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgearte import decide, steps
+from edgearte import assisted, decide, guidance, steps
 from edgearte.arte import draft, prefer, tailor
 from edgearte.arte.preference_set import PreferenceSet
+from edgearte.assist.steps import weighed
 from edgearte.errors import UserError
 from edgearte.evaluate import Answer
+from edgearte.recipe import Assist, Budget
 from edgearte.records import Artifact, Draft, Example, Measurement, Pair
 from edgearte.setup import Setup
 
 UNTAUGHT, SEEDS, UNALIGNED, ARTE = "untaught", "seeds alone", "unaligned teacher", "ARTE"
+NO_SIGNAL, ASSISTED = "no signal", "assisted"
 
 
 @dataclass(frozen=True)
@@ -35,14 +38,26 @@ class Round:
 
 
 @dataclass(frozen=True)
+class Lesson:
+    """What the student is to be taught, arm by arm and of equal size, and how it came about; `best` is the arm that is delivered,
+    `plain` the one without what the method adds."""
+
+    best: str
+    plain: str
+    teacher: Path
+    sets: Mapping[str, tuple[Example, ...]]
+    asked: PreferenceSet | None = None
+    rounds: tuple[Round, ...] = ()
+    tailored: Mapping[str, tailor.Tailored] = field(default_factory=dict)
+    assisted: assisted.Assisted | None = None
+
+
+@dataclass(frozen=True)
 class Found:
     """Everything a build found; `outcome.py` turns it into a result."""
 
     setup: Setup
-    asked: PreferenceSet
-    rounds: tuple[Round, ...]
-    tailored: Mapping[str, tailor.Tailored]
-    sets: Mapping[str, tuple[Example, ...]]
+    lesson: Lesson
     taught: Mapping[str, Path]
     answers: Mapping[tuple[str, int], list[Answer]]  # by arm and number of examples shown, as checkpoint
     artifacts: tuple[Artifact, ...]
@@ -52,62 +67,89 @@ class Found:
 
 
 def run(setup: Setup) -> Found:
-    """As many times through the loop as the recipe has rounds; then out to the device."""
+    """A lesson, by ARTE or by a teaching assistant; then out to the device."""
+    how = setup.recipe.assist
+    lesson = with_assistant(setup, how, how.budget) if how and how.budget else arte(setup)
+    best = lesson.best
+
+    # train: one student an arm, equal in size and steps
+    taught = {arm: steps.taught(setup, weighed(setup, examples), arm) for arm, examples in lesson.sets.items()}
+    if setup.recipe.on_policy.when != "never":
+        start = taught[best] if setup.recipe.on_policy.when == "after" else setup.student.folder
+        taught[best] = steps.distilled(setup, start, lesson.teacher, lesson.sets[best], best)
+    students = {UNTAUGHT: setup.student.folder, **taught}
+    shots = (0, *setup.recipe.measure.shots)
+    answers = {(arm, n): steps.answers(setup, folder, arm, n) for n in shots for arm, folder in students.items()}
+
+    # export and measure: what counts is the file
+    model = steps.student(setup, taught[best])
+    artifacts = steps.exported(setup, model, answers[best, 0])
+    usable = [a for a in artifacts if not a.failed]
+    artifact_answers = {a.preset: steps.artifact_answers(setup, model, a) for a in usable}
+    measurements = {a.preset: steps.measured(setup, model, a) for a in usable}
+
+    # decide
+    questions = len(next(iter(artifact_answers.values()), []))
+    choice = decide.choose(artifacts, artifact_answers, answers[best, 0][:questions])
+    return Found(setup, lesson, taught, answers, artifacts, artifact_answers, measurements, choice)
+
+
+def arte(setup: Setup) -> Lesson:
+    """As many times through the loop as the recipe has rounds; an assistant may help."""
     asked = steps.preference_questions(setup)
     teacher, student = setup.teacher.folder, setup.student.folder
+    how = setup.recipe.assist
+    guide = how.arte if how else None
     rounds: list[Round] = []
     ours: list[tailor.Tailored] = []
     plain: list[tailor.Tailored] = []
     for number in range(1, setup.recipe.rounds + 1):
         again = "" if number == 1 else f" {number}"
-        rounds.append(once(setup, asked, teacher, student, again))
+        rounds.append(once(setup, asked, teacher, student, again, guided=guide is not None))
         teacher = rounds[-1].aligned
         # tailor: the aligned teacher writes a training set; so does the unaligned one, to compare with
         plain.append(steps.tailored(setup, setup.teacher.folder, UNALIGNED + again, "tailor" + again))
         ours.append(steps.tailored(setup, teacher, ARTE + again, "tailor" + again))
         if number < setup.recipe.rounds:  # the next round asks the student that all rounds so far have taught
             student = steps.taught(setup, _together(ours).examples, ARTE + again)
-
-    # train: one student an arm, equal in size and steps
     tailored = {UNALIGNED: _together(plain), ARTE: _together(ours)}
     sets = _sets(setup, tailored)
-    taught = {arm: steps.taught(setup, examples, arm) for arm, examples in sets.items()}
-    if setup.recipe.on_policy.when != "never":
-        start = taught[ARTE] if setup.recipe.on_policy.when == "after" else setup.student.folder
-        taught[ARTE] = steps.distilled(setup, start, teacher, sets[ARTE], ARTE)
-    students = {UNTAUGHT: setup.student.folder, **taught}
-    shots = (0, *setup.recipe.measure.shots)
-    answers = {(arm, n): steps.answers(setup, folder, arm, n) for n in shots for arm, folder in students.items()}
+    if how and guide and guide.weigh:
+        sets[ARTE] = guidance.weighed(setup, how, sets[ARTE])
+    return Lesson(ARTE, UNALIGNED, teacher, sets, asked, tuple(rounds), tailored)
 
-    # export and measure: what counts is the file
-    best = steps.student(setup, taught[ARTE])
-    artifacts = steps.exported(setup, best, answers[ARTE, 0])
-    usable = [a for a in artifacts if not a.failed]
-    artifact_answers = {a.preset: steps.artifact_answers(setup, best, a) for a in usable}
-    measurements = {a.preset: steps.measured(setup, best, a) for a in usable}
 
-    # decide
-    questions = len(next(iter(artifact_answers.values()), []))
-    choice = decide.choose(artifacts, artifact_answers, answers[ARTE, 0][:questions])
-    return Found(
-        setup, asked, tuple(rounds), tailored, sets, taught, answers, artifacts, artifact_answers, measurements, choice
-    )
+def with_assistant(setup: Setup, how: Assist, budget: Budget) -> Lesson:
+    """What a budget of the teacher's answers buys with an assistant; and as much bought at random, to compare with."""
+    plain = assisted.teach(setup, how.model_copy(update={"signals": ()}), budget, NO_SIGNAL)
+    ours = assisted.teach(setup, how, budget, ASSISTED)
+    sets = tailor.equal_size({NO_SIGNAL: plain.examples, ASSISTED: ours.examples})
+    sets = {**_seeds(setup, len(sets[ASSISTED])), **sets}
+    return Lesson(ASSISTED, NO_SIGNAL, setup.teacher.folder, sets, assisted=ours)
 
 
 def once(
     setup: Setup, asked: PreferenceSet, teacher: Path, student: Path, again: str = "",
-    *, kinds: Sequence[str] = ("question", "rationale"), scorer: str = "",
+    *, kinds: Sequence[str] = ("question", "rationale"), scorer: str = "", guided: bool = False,
 ) -> Round:  # fmt: skip
     """Once through the teaching: what comes of this teacher when this student is asked. `again` names a later round; `kinds` of
-    pairs and a `scorer` other than the recipe's are what an ablation changes."""
+    pairs and a `scorer` other than the recipe's are what an ablation changes. It may be `guided` by an assistant."""
     author, reader = steps.teacher(setup, teacher), steps.student(setup, student)
+    how = setup.recipe.assist
+    guide = how.arte if how and guided else None
     # draft: the teacher asks, and explains in several ways
-    drafted, drafts = steps.drafted(setup, author, "draft" + again)
+    drafted = steps.drafted(setup, author, "draft" + again)
+    drafts = drafted.drafts
+    if how and guide:
+        drafts = guidance.worth_scoring(setup, how, guide, student, drafts)
+    drafts = steps.explained(setup, author, drafts, "draft" + again)
+    if how and guide and guide.filter:
+        drafts = guidance.believed(setup, how, drafts)
     # prefer: the student shows which of it teaches
     preferred = steps.preferences(setup, reader, drafts, asked, scorer)
     reader.release()
     # align: the teacher learns what the student prefers
-    skipped = prefer.degenerate(preferred.preferences)
+    skipped = steps.not_at_hand(setup) or prefer.degenerate(preferred.preferences)
     pairs = () if skipped else steps.pairs(setup, author, drafts, preferred.preferences, kinds)
     author.release()
     if not skipped and not pairs:
@@ -124,7 +166,12 @@ def _sets(setup: Setup, tailored: Mapping[str, tailor.Tailored]) -> dict[str, tu
         raise UserError(
             "the teacher wrote no example that could be trained on; look at its drafts in the store, or try style: continuation"
         )
-    return {SEEDS: tailor.seeds_alone(setup.task, len(sets[ARTE])), **sets}
+    return {**_seeds(setup, len(sets[ARTE])), **sets}
+
+
+def _seeds(setup: Setup, size: int) -> dict[str, tuple[Example, ...]]:
+    """The arm of the user's own seeds, where there are any."""
+    return {SEEDS: tailor.seeds_alone(setup.task, size)} if setup.task.seeds else {}
 
 
 def _together(sets: Sequence[tailor.Tailored]) -> tailor.Tailored:

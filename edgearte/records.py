@@ -77,13 +77,29 @@ class Pair:
 
 @dataclass(frozen=True)
 class Example:
-    """One example the student is trained on: a question and the completion wanted of it."""
+    """One example the student is trained on: a question and the completion wanted of it. Its loss counts `weight` times that of an
+    example of weight 1."""
 
     id: str
     input: str
     completion: str
     target: str
     source: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """What a teacher wrote to a question of the pool. `answer` is None where none could be extracted; `right` says whether it is the
+    question's own target, None where that is not known; `tokens` is what the call took; `teacher` which of several it was."""
+
+    id: str
+    input: str
+    text: str
+    answer: str | None
+    right: bool | None
+    tokens: int
+    teacher: int = 0
 
 
 @dataclass(frozen=True)

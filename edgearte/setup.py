@@ -15,11 +15,12 @@ import yaml
 from edgearte.errors import UserError
 from edgearte.files import write_text
 from edgearte.load import load_recipe, load_task
-from edgearte.recipe import Recipe
+from edgearte.recipe import Recipe, Teacher
 from edgearte.store import Store
 from edgearte.task import Task
 
 if TYPE_CHECKING:
+    from edgearte.lm.endpoint import Address
     from edgearte.lm.weights import Weights
 
 
@@ -32,6 +33,17 @@ class Setup:
     teacher: Weights
     student: Weights
     store: Store
+    assistant: Weights | None = None
+    others: tuple[Weights, ...] = ()  # teachers beside `teacher`
+
+    def author(self, number: int = 0) -> tuple[Teacher, Weights]:
+        """A teacher as the recipe names it, and its weights: 0 is the recipe's `teacher`, then come those of `assist.several`."""
+        if number == 0:
+            return self.recipe.teacher, self.teacher
+        several = self.recipe.assist and self.recipe.assist.several
+        if not several:
+            raise RuntimeError("this recipe has one teacher")
+        return several.teachers[number - 1], self.others[number - 1]
 
     @cached_property
     def form(self) -> str:
@@ -41,10 +53,21 @@ class Setup:
         return form(self.student.folder)
 
 
+def address(teacher: Teacher) -> Address | None:
+    """Where the teacher is asked, if it is an endpoint's."""
+    from edgearte.lm.endpoint import Address
+
+    if (e := teacher.endpoint) is None:
+        return None
+    return Address(
+        e.url, teacher.model, e.key, concurrency=e.concurrency, per_minute=e.per_minute, timeout=e.timeout, attempts=e.attempts
+    )  # fmt: skip
+
+
 @contextmanager
 def opened(recipe_path: Path, overrides: list[str], runs: Path, suffix: str = "") -> Iterator[tuple[Setup, Path]]:
     """The setup of a recipe, everything checked that can be, and the folder `RUNS/NAME` + `suffix`; the store is open meanwhile."""
-    from edgearte.forecast import check
+    from edgearte.check import check
     from edgearte.lm import weights
 
     recipe = load_recipe(recipe_path, overrides)
@@ -53,11 +76,21 @@ def opened(recipe_path: Path, overrides: list[str], runs: Path, suffix: str = ""
     check(recipe, task)
     store = Store(runs / "store")
     try:
-        teacher = weights.resolve(recipe.teacher.model, store, revision=recipe.teacher.revision)
+        teacher = _teacher(recipe.teacher, store)
         student = weights.resolve(recipe.student.model, store, revision=recipe.student.revision)
-        yield Setup(recipe, task, teacher, student, store), run
+        how = recipe.assist
+        assistant = weights.resolve(how.model, store, revision=how.revision) if how else None
+        others = tuple(_teacher(t, store) for t in how.several.teachers) if how and how.several else ()
+        yield Setup(recipe, task, teacher, student, store, assistant, others), run
     finally:
         store.close()
+
+
+def _teacher(teacher: Teacher, store: Store) -> Weights:
+    from edgearte.lm import weights
+
+    asked = address(teacher)
+    return asked.weights() if asked else weights.resolve(teacher.model, store, revision=teacher.revision)
 
 
 def write_recipe(recipe: Recipe, run: Path) -> None:

@@ -30,14 +30,16 @@ from edgearte.convert.presets import load_preset
 from edgearte.errors import UserError
 from edgearte.evaluate import Answer
 from edgearte.lm import weights
-from edgearte.lm.base import rendered
+from edgearte.lm.base import LM, rendered
+from edgearte.lm.calls import Calls
+from edgearte.lm.endpoint import Endpoint
 from edgearte.lm.hf import TransformersLM
 from edgearte.measure.host import measure
 from edgearte.measure.machine import describe
 from edgearte.measure.suite import load_suite
 from edgearte.recipe import Recipe
 from edgearte.records import Artifact, Draft, Example, Measurement, Pair, Preference, from_dict
-from edgearte.setup import Setup
+from edgearte.setup import Setup, address
 from edgearte.store import seed_of
 from edgearte.task import Task
 from edgearte.train import distill, dpo, sft
@@ -47,25 +49,35 @@ CHECKER_TIMEOUT = 600.0  # seconds a user's program may take for one round of dr
 GATE_TEXTS = 24  # evaluation questions, with the checkpoint's answers, over which logits are compared
 
 
-def teacher(setup: Setup, folder: Path) -> TransformersLM:
-    return TransformersLM(folder, weights.identity(folder, setup.store), dtype=setup.recipe.teacher.dtype)
+def teacher(setup: Setup, folder: Path, number: int = 0) -> TransformersLM | Endpoint:
+    """A teacher: as it came, where `folder` is its own, or aligned. `number` is that of `Setup.author`."""
+    named, found = setup.author(number)
+    asked = address(named)
+    if asked and folder == found.folder:
+        return Endpoint(asked, Calls(setup.store), setup.recipe.name)
+    return TransformersLM(folder, weights.identity(folder, setup.store), dtype=named.dtype)
 
 
 def student(setup: Setup, folder: Path) -> TransformersLM:
     return TransformersLM(folder, weights.identity(folder, setup.store), dtype=setup.recipe.student.dtype)
 
 
-def settings(recipe: Recipe, task: Task) -> draft.Settings:
-    """How this recipe's teacher is asked for drafts."""
+def not_at_hand(setup: Setup) -> str:
+    """Why the teacher's weights cannot be changed or looked into, or ""."""
+    return "the teacher is an endpoint: its weights are not at hand" if setup.recipe.teacher.endpoint else ""
+
+
+def settings(recipe: Recipe, task: Task, style: str = "") -> draft.Settings:
+    """How this recipe's teacher, or one of another style, is asked for drafts."""
     d = recipe.draft
     return draft.Settings(
-        style=recipe.teacher.style, shots=min(d.shots, len(task.seeds)), per_prompt=d.per_prompt, temperature=d.temperature,
+        style=style or recipe.teacher.style, shots=min(d.shots, len(task.seeds)), per_prompt=d.per_prompt, temperature=d.temperature,
         top_p=d.top_p, question_tokens=d.question_tokens, rationale_tokens=d.rationale_tokens,
         rationale_temperature=d.rationale_temperature, near_copy=d.near_copy, attempts=d.attempts, seed=recipe.seed,
     )  # fmt: skip
 
 
-def checks(setup: Setup, author: TransformersLM, label: str) -> list[Check]:
+def checks(setup: Setup, author: LM, label: str) -> list[Check]:
     """What a drafted target must stand up to, cheapest first."""
     v, task, store = setup.recipe.verify, setup.task, setup.store
     at_least = setup.recipe.draft.vote
@@ -93,18 +105,22 @@ def checks(setup: Setup, author: TransformersLM, label: str) -> list[Check]:
     ]
 
 
-def drafted(setup: Setup, author: TransformersLM, purpose: str) -> tuple[draft.Drafted, tuple[Draft, ...]]:
-    """The teacher's questions, and one rationale a strategy for each."""
-    ask, d = settings(setup.recipe, setup.task), setup.recipe.draft
-    questions = draft.draft_questions(
-        author, setup.task, ask, d.questions, setup.store, purpose=purpose, label=f"{purpose}: questions",
-        checks=checks(setup, author, purpose),
+def drafted(setup: Setup, author: LM, purpose: str) -> draft.Drafted:
+    """The teacher's questions."""
+    found = draft.draft_questions(
+        author, setup.task, settings(setup.recipe, setup.task), setup.recipe.draft.questions, setup.store, purpose=purpose,
+        label=f"{purpose}: questions", checks=checks(setup, author, purpose),
     )  # fmt: skip
-    if not questions.drafts:
-        raise UserError(_nothing_drafted(questions))
-    label = f"{purpose}: rationales"
-    return questions, draft.draft_rationales(
-        author, setup.task, ask, questions.drafts, d.strategies, setup.store, label=label
+    if not found.drafts:
+        raise UserError(_nothing_drafted(found))
+    return found
+
+
+def explained(setup: Setup, author: LM, drafts: Sequence[Draft], purpose: str) -> tuple[Draft, ...]:
+    """The drafts with a rationale of each strategy."""
+    ask, strategies = settings(setup.recipe, setup.task), setup.recipe.draft.strategies
+    return draft.draft_rationales(
+        author, setup.task, ask, drafts, strategies, setup.store, label=f"{purpose}: rationales"
     )
 
 
@@ -153,7 +169,7 @@ def preferences(
 
 
 def pairs(
-    setup: Setup, author: TransformersLM, drafts: Sequence[Draft], preferred: Sequence[Preference],
+    setup: Setup, author: LM, drafts: Sequence[Draft], preferred: Sequence[Preference],
     kinds: Sequence[str] = ("question", "rationale"),
 ) -> tuple[Pair, ...]:  # fmt: skip
     """Preference pairs for the teacher."""

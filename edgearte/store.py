@@ -91,6 +91,7 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.ledger: list[Entry] = []
+        self.opened = time.time()
         self._counted: set[str] = set()
         try:
             (root / "trees").mkdir(parents=True, exist_ok=True)
@@ -107,6 +108,20 @@ class Store:
     def close(self) -> None:
         self._db.close()
 
+    def read(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """What a statement finds, also in tables that others keep in this database (`lm/calls.py`)."""
+        return self._db.execute(statement, values).fetchall()
+
+    def write(self, statement: str, rows: Sequence[tuple[Any, ...]] = ((),)) -> None:
+        """A statement for every row, committed all or none before this returns."""
+        try:
+            with self._db:
+                self._db.execute("BEGIN IMMEDIATE")
+                for row in rows:
+                    self._db.execute(statement, row)
+        except sqlite3.OperationalError as error:
+            raise self._disk(error) from error
+
     def rows(
         self,
         stage: str,
@@ -116,12 +131,16 @@ class Store:
         compute: Callable[[list[Any]], Sequence[Any]],
         *,
         chunk: int,
+        together: int = 1,
         label: str = "",
     ) -> list[Any]:
         """One JSON value per item, computed chunk by chunk where the store has none.
 
         `compute` gets the items of one chunk and returns as many values, in order. Items and values are anything JSON can
         hold. `chunk` is the stage's own constant: changing it changes what is computed together, and so the results.
+        A stage whose items are asked for in ever other selections keeps each by itself (chunk 1), and has so many of the
+        missing ones computed `together`: nothing is computed twice then, but in floating point a value may depend, in its last
+        bits, on what was missing beside it.
         """
         plain = json.loads(canonical(list(items)))
         chunks = [plain[i : i + chunk] for i in range(0, len(plain), chunk)]
@@ -135,22 +154,22 @@ class Store:
                 stored = self._db.execute("SELECT value FROM rows WHERE chunk = ? ORDER BY position", (key,))
                 found[key] = [json.loads(v) for (v,) in stored]
         cached = sum(len(found[k]) for k in keys if k in found)
-        todo = [(k, c) for k, c in zip(keys, chunks, strict=True) if k not in found]
+        todo = list({k: c for k, c in zip(keys, chunks, strict=True) if k not in found}.items())
         with progress(len(plain), cached, label or stage, quiet=not todo) as bar:
-            for key, part in todo:
-                if key in found:
-                    continue
+            for group in (todo[i : i + together] for i in range(0, len(todo), together)):
                 start, busy = time.monotonic(), _processor()
-                self._attempt(key, stage)
-                computed: list[Any] = json.loads(canonical(list(compute(part))))
-                if len(computed) != len(part):
-                    raise RuntimeError(f"{stage}: {len(computed)} values for {len(part)} items")
-                took = time.monotonic() - start
-                self._commit(key, stage, version, options, part, computed, took)
-                self._write("INSERT OR REPLACE INTO processor VALUES (?,?)", [(key, _processor() - busy)])
-                found[key] = computed
-                seconds[key] = took
-                bar.update(len(part))
+                for key, _ in group:
+                    self._attempt(key, stage)
+                items = [item for _, part in group for item in part]
+                computed: list[Any] = json.loads(canonical(list(compute(items))))
+                if len(computed) != len(items):
+                    raise RuntimeError(f"{stage}: {len(computed)} values for {len(items)} items")
+                took = (time.monotonic() - start) / len(items)
+                found |= self._commit(stage, version, options, group, computed, took)
+                seconds |= {key: took * len(part) for key, part in group}
+                busy = (_processor() - busy) / len(items)
+                self.write("INSERT OR REPLACE INTO processor VALUES (?,?)", [(k, busy * len(part)) for k, part in group])
+                bar.update(len(items))
         new = [key for key in found if key not in self._counted]
         self._counted.update(new)
         tokens = {key: sum(v.get("tokens", 0) for v in found[key] if isinstance(v, dict)) for key in found}
@@ -193,9 +212,9 @@ class Store:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         took = time.monotonic() - start
-        self._write("INSERT OR REPLACE INTO trees VALUES (?,?,?,?,?,?)",
+        self.write("INSERT OR REPLACE INTO trees VALUES (?,?,?,?,?,?)",
                     [(key, stage, version, canonical(options), took, time.time())])  # fmt: skip
-        self._write("INSERT OR REPLACE INTO processor VALUES (?,?)", [(key, _processor() - busy)])
+        self.write("INSERT OR REPLACE INTO processor VALUES (?,?)", [(key, _processor() - busy)])
         self._counted.add(key)
         self.ledger.append(
             Entry(stage, label or stage, 1, 0, took, whole_seconds=took, processor=self._busy([key]))
@@ -208,26 +227,29 @@ class Store:
         return float(sum(row[0] for row in rows if row))
 
     def _attempt(self, key: str, stage: str) -> None:
-        self._write("INSERT INTO attempts VALUES (?,?,?,?)", [(key, stage, os.getpid(), time.time())])
+        self.write("INSERT INTO attempts VALUES (?,?,?,?)", [(key, stage, os.getpid(), time.time())])
 
     def _commit(
-        self, key: str, stage: str, version: int, options: Any, items: list[Any], values: list[Any], seconds: float
-    ) -> None:
-        rows = [(key, i, canonical(a), canonical(b)) for i, (a, b) in enumerate(zip(items, values, strict=True))]
+        self, stage: str, version: int, options: Any, chunks: Sequence[tuple[str, list[Any]]], values: list[Any], seconds: float
+    ) -> dict[str, list[Any]]:
+        """The values, by chunk, once they are kept; `seconds` are those of one row."""
+        left = iter(values)
+        found = {key: [next(left) for _ in part] for key, part in chunks}
+        said, now = canonical(options), time.time()
+        rows = [
+            (key, i, canonical(a), canonical(b))
+            for key, part in chunks
+            for i, (a, b) in enumerate(zip(part, found[key], strict=True))
+        ]
+        kept = [(key, stage, version, said, len(part), seconds * len(part), now) for key, part in chunks]
         try:
             with self._db:
                 self._db.execute("BEGIN IMMEDIATE")
                 self._db.executemany("INSERT OR REPLACE INTO rows VALUES (?,?,?,?)", rows)
-                self._db.execute("INSERT OR REPLACE INTO chunks VALUES (?,?,?,?,?,?,?)",
-                                 (key, stage, version, canonical(options), len(rows), seconds, time.time()))  # fmt: skip
+                self._db.executemany("INSERT OR REPLACE INTO chunks VALUES (?,?,?,?,?,?,?)", kept)
         except sqlite3.OperationalError as error:
             raise self._disk(error) from error
-
-    def _write(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
-        try:
-            self._db.executemany(statement, rows)
-        except sqlite3.OperationalError as error:
-            raise self._disk(error) from error
+        return found
 
     def _disk(self, error: Exception) -> Exception:
         """The message for what a disk refused; any other error as it is. safetensors has an error of its own for it."""
@@ -244,7 +266,7 @@ class Store:
         """Remove half-written trees of processes that are gone."""
         for path in (self.root / "trees").glob(".*.*"):
             pid = path.name.rpartition(".")[2]
-            if pid.isdigit() and not _alive(int(pid)):
+            if pid.isdigit() and not alive(int(pid)):
                 shutil.rmtree(path, ignore_errors=True)
 
 
@@ -253,7 +275,8 @@ def _processor() -> float:
     return sum(os.times()[:4])
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
+    """Whether another process of this number runs; this one's own number was then a dead one's before."""
     if pid == os.getpid():
         return False
     try:

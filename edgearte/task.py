@@ -20,7 +20,8 @@ from edgearte.records import Question
 
 @dataclass(frozen=True)
 class Task:
-    """What is taught: `seeds` start the drafting, `preference` questions score drafts, `evaluation` only measures."""
+    """What is taught: `seeds` start the drafting, `preference` questions score drafts, `evaluation` only measures. Questions of the
+    `pool` may be put to the teacher; they need no target."""
 
     name: str
     description: str
@@ -28,6 +29,7 @@ class Task:
     seeds: tuple[Question, ...]
     preference: tuple[Question, ...]
     evaluation: tuple[Question, ...]
+    pool: tuple[Question, ...] = ()
 
     @property
     def header(self) -> str:
@@ -40,14 +42,15 @@ class Task:
         )
 
 
-def load_questions(path: Path, fmt: AnswerFormat, take: str = "") -> tuple[Question, ...]:
-    """The questions of a file, or the slice `take` ("start:stop") of them; all problems of the file in one `UserError`."""
+def load_questions(path: Path, fmt: AnswerFormat, take: str = "", *, labelled: bool = True) -> tuple[Question, ...]:
+    """The questions of a file, or the slice `take` ("start:stop") of them; all problems of the file in one `UserError`. Where they
+    need not be `labelled`, a target may be missing."""
     problems: list[Problem] = []
     questions: list[Question] = []
     seen: dict[str, str] = {}
     part = _slice(take)
     for where, question in _harness(path, fmt) if path.suffix in (".yaml", ".yml") else _formed(path):
-        if isinstance(question, Question) and (problem := unfit(question, fmt, where)):
+        if isinstance(question, Question) and (problem := unfit(question, fmt, where, labelled=labelled)):
             question = problem
         if isinstance(question, Problem):
             problems.append(question)
@@ -64,12 +67,12 @@ def load_questions(path: Path, fmt: AnswerFormat, take: str = "") -> tuple[Quest
     return chosen
 
 
-def unfit(question: Question, fmt: AnswerFormat, where: str) -> Problem | None:
+def unfit(question: Question, fmt: AnswerFormat, where: str, *, labelled: bool = True) -> Problem | None:
     """What keeps a question from being asked under this answer format."""
-    missing = [key for key in ("input", "target") if not getattr(question, key)]
+    missing = [key for key in ("input", *(["target"] if labelled else [])) if not getattr(question, key)]
     if missing:
         return Problem(f"no {' and no '.join(missing)}", where)
-    if not valid_target(question.target, fmt):
+    if question.target and not valid_target(question.target, fmt):
         kind = f"one of {', '.join(fmt.choices)}" if fmt.choices else f"an answer of the kind {fmt.kind}"
         return Problem(f"target {question.target!r} is not {kind}", where)
     return None

@@ -105,6 +105,26 @@ def write_task(folder: Path, evaluation: int = 12) -> None:
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), "utf-8")
 
 
+def write_pool(folder: Path, count: int = 24) -> None:
+    """Questions that a teacher may be asked, with their targets."""
+    import json
+
+    commands = [(label, c) for i in range(4) for label, own in COMMANDS.items() for c in [own[i]]]
+    rows = [
+        {"id": f"pool-{k}", "input": f"{command} now, number {k}", "target": label}
+        for k, (label, command) in zip(range(count), commands * count, strict=False)
+    ]
+    (folder / "pool.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), "utf-8")
+
+
+def assisted(model: Path) -> list[str]:
+    """Overrides that give the tiny recipe an assistant."""
+    return [
+        "task.pool.file=pool.jsonl", f"assist.model={model}", "assist.dtype=float32", "assist.budget.calls=12", "assist.samples=4",
+        "assist.warmup=0.5", "train.epochs=15", "train.learning_rate=2.0e-3",
+    ]  # fmt: skip
+
+
 RECIPE = """\
 name: tiny
 task:
@@ -142,6 +162,7 @@ warmups: 1
 def write_recipe(folder: Path, model: Path, *, presets: str = "q8_0") -> Path:
     """A whole recipe over the tiny model and task; returns its path."""
     write_task(folder)
+    write_pool(folder)
     suite = folder / "suite.yaml"
     suite.write_text(SUITE, "utf-8")
     path = folder / "recipe.yaml"

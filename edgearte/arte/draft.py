@@ -15,7 +15,7 @@ from edgearte.answers import extract, spelled
 from edgearte.arte import prompts
 from edgearte.arte.verify import Check, Verifier
 from edgearte.lm.base import LM, Completion, Prompt, Sampling, sharing
-from edgearte.records import Draft, Rationale
+from edgearte.records import Draft, Question, Rationale
 from edgearte.store import Store, digest, seed_of
 from edgearte.task import Task
 
@@ -139,12 +139,16 @@ def question_prompt(teacher: LM, task: Task, settings: Settings, seeds: Sequence
     return prompts.draft_continuation(task, shown, target)
 
 
-def rationale_prompt(teacher: LM, task: Task, settings: Settings, text: str, target: str, strategy: str) -> str:
+def rationale_prompt(
+    teacher: LM, task: Task, settings: Settings, text: str, target: str, strategy: str, shown: Sequence[Question] = ()
+) -> str:
     """The prompt for a rationale. A chat is given the strategy as an instruction (`prompts.NAIVE` for the naive one), a
-    continuation goes on from the strategy's opening words (none for the naive one)."""
+    continuation goes on from the strategy's opening words (none for the naive one). Both may be `shown` worked examples, the
+    continuation in place of as many seeds."""
     if settings.style == "chat":
-        return prompts.rationale_chat(teacher, task, text, strategy)
-    return prompts.rationale_continuation(task, [q for q in task.seeds if q.rationale][:WORKED], text, target, strategy)
+        return prompts.rationale_chat(teacher, task, text, strategy, shown)
+    worked = [q for q in task.seeds if q.rationale][: WORKED - len(shown)]
+    return prompts.rationale_continuation(task, [*worked, *shown], text, target, strategy)
 
 
 def for_targets(task: Task, settings: Settings) -> bool:
@@ -214,14 +218,9 @@ def _draft(item: dict[str, Any], text: str, target: str) -> Draft:
 def rationales(
     teacher: LM, task: Task, settings: Settings, items: list[dict[str, Any]], temperature: float = 0.0
 ) -> list[dict[str, Any]]:
-    """What the teacher writes for items of `input`, `target` and `instruction` (and a `seed`, where it is sampled): `text`, why it
-    `ended`, and the `tokens` it cost."""
-    pattern = prompts.rationale_pattern(task, settings.rationale_tokens) if settings.style == "continuation" else ""
-    texts = [rationale_prompt(teacher, task, settings, i["input"], i["target"], i["instruction"]) for i in items]
-    shared = sharing(texts, [pattern] * len(texts))
-    asked = [replace(p, seed=i.get("seed", 0)) for p, i in zip(shared, items, strict=True)]
-    stop = (task.answer.close,) if task.answer.tagged else ()
-    outputs = teacher.generate(asked, Sampling(_room(settings, settings.rationale_tokens), temperature, settings.top_p, stop))
+    """What the teacher writes for items of `input`, `target` and `instruction` (and a `seed`, where it is sampled, and `shown`
+    questions): `text`, why it `ended`, and the `tokens` it cost."""
+    outputs = teacher.generate(*rationale_calls(teacher, task, settings, items, temperature))
     texts = [c.text.strip() for c in outputs]
     if settings.style == "continuation":
         texts = [
@@ -229,6 +228,24 @@ def rationales(
             for i, text in zip(items, texts, strict=True)
         ]
     return [{"text": t, "ended": c.ended, "tokens": _cost(c)} for t, c in zip(texts, outputs, strict=True)]
+
+
+def rationale_calls(
+    teacher: LM, task: Task, settings: Settings, items: list[dict[str, Any]], temperature: float = 0.0
+) -> tuple[list[Prompt], Sampling]:
+    """What the teacher is asked for such items."""
+    patterns = [""] * len(items)
+    if settings.style == "continuation":
+        patterns = [prompts.rationale_pattern(task, i["target"], settings.rationale_tokens) for i in items]
+    texts = [
+        rationale_prompt(
+            teacher, task, settings, i["input"], i["target"], i["instruction"], [Question(**q) for q in i.get("shown", ())]
+        )
+        for i in items
+    ]
+    asked = [replace(p, seed=i.get("seed", 0)) for p, i in zip(sharing(texts, patterns), items, strict=True)]
+    stop = (task.answer.close,) if task.answer.tagged else ()
+    return asked, Sampling(_room(settings, settings.rationale_tokens), temperature, settings.top_p, stop)
 
 
 def _room(settings: Settings, tokens: int) -> int:

@@ -12,6 +12,10 @@ from edgearte.records import Question
 from edgearte.task import Task
 
 NAIVE = "Let's think step by step."
+AGAIN = (
+    "An earlier answer to this question was doubted. Work it out anew and with care: say what is asked, go on in small steps, and check "
+    "each of them before you give the answer."
+)
 CHARACTERS = 4  # of a token, about
 _QUESTION = re.compile(r"<Question_\d+>\s*<input>(.*?)</input>\s*<target>(.*?)</target>", re.S)
 _GIVEN = re.compile(r"<target>(.*?)</target>\s*<input>(.*?)</input>", re.S)
@@ -34,13 +38,21 @@ def opening(number: int, target: str = "") -> str:
 def draft_chat(lm: LM, task: Task, seeds: Sequence[Question], count: int) -> str:
     """Paper 1a: description, seeds, and a request for more. The answer's first tag is written already, which a small teacher needs
     to keep the form."""
-    shown = "\n".join(question_text(i, s.input, s.target, given=False) for i, s in enumerate(seeds, 1))
     first, last = len(seeds) + 1, len(seeds) + count
+    shown = "\n".join(question_text(i, s.input, s.target, given=False) for i, s in enumerate(seeds, 1))
+    if seeds:
+        begin = f"Here are {len(seeds)} example questions with their targets:\n{shown}\n\n"
+        begin += f"Please brainstorm {count} more questions of this kind"
+        form, new = "exactly the same form. ", "They must be new and differ from the examples and from each other"
+        written = "Each target is the correct answer, written the way the examples write theirs."
+    else:
+        example = question_text(1, "the question", "its answer", given=False)
+        begin = f"Please brainstorm {count} questions of this kind"
+        form, new = f"exactly this form:\n{example}\n", "They must differ from each other"
+        written = "Each target is the correct answer and nothing else."
     ask = (
-        f"{task.description}\n\nHere are {len(seeds)} example questions with their targets:\n{shown}\n\n"
-        f"Please brainstorm {count} more questions of this kind, from <Question_{first}> to <Question_{last}>, in exactly the same "
-        "form. They must be new and differ from the examples and from each other in what they are about, in their "
-        "wording and in their difficulty. Each target is the correct answer, written the way the examples write theirs."
+        f"{task.description}\n\n{begin}, from <Question_{first}> to <Question_{last}>, in {form}{new} in what they are about, in their "
+        f"wording and in their difficulty. {written}"
     )
     return lm.chat([{"role": "user", "content": ask}]) + opening(first)
 
@@ -71,32 +83,43 @@ def continuation_pattern(first: int, targets: Sequence[str], tokens: int) -> str
     return "".join(parts)
 
 
-def rationale_chat(lm: LM, task: Task, text: str, instruction: str) -> str:
-    """Paper 1b (a strategy's instruction) or the naive prompt of alignment and tailoring (`NAIVE`)."""
-    ask = f"{task.description}\n\nQuestion: {text}\n\n{instruction} {_ending(task)}"
+def rationale_chat(lm: LM, task: Task, text: str, instruction: str, shown: Sequence[Question] = ()) -> str:
+    """Paper 1b (a strategy's instruction) or the naive prompt of alignment and tailoring (`NAIVE`); after worked examples, if any are
+    shown."""
+    examples = "".join(f"Question: {q.input}\nAnswer: {completion_of(task, q)}\n\n" for q in shown)
+    before = f"Here are questions of this kind with their answers.\n\n{examples}Now to this one.\n\n" if shown else ""
+    ask = f"{task.description}\n\n{before}Question: {text}\n\n{instruction} {_ending(task)}"
     return lm.chat([{"role": "user", "content": ask}])
 
 
 def rationale_continuation(task: Task, seeds: Sequence[Question], text: str, target: str, opening: str) -> str:
     """The seeds' rationales, then this question's, broken off after its opening words. With a closed set of answers the reasoning
-    is asked for a given answer; otherwise it comes first and the answer follows."""
-    if task.answer.choices:
+    is asked for the given answer; where none is given, it comes first and the answer follows."""
+    if given(task, target):
         shown = "\n\n".join(f"Question: {s.input}\nAnswer: {s.target}\nWhy: {s.rationale}" for s in seeds)
         return f"{shown}\n\nQuestion: {text}\nAnswer: {target}\nWhy:{opening and ' ' + opening}"
     shown = "\n\n".join(f"Question: {s.input}\nAnswer: {NAIVE} {s.rationale} {_answer(task, s.target)}" for s in seeds)
     return f"{task.description}\n\n{shown}\n\nQuestion: {text}\nAnswer: {NAIVE}{opening and ' ' + opening}"
 
 
-def rationale_pattern(task: Task, tokens: int) -> str:
-    """One line of reasoning; where the set of answers is open, with an answer between tags at its end."""
+def given(task: Task, target: str) -> bool:
+    """Whether a continuation's rationale is asked for a given answer, and does not find its own."""
+    return bool(task.answer.choices and target)
+
+
+def rationale_pattern(task: Task, target: str, tokens: int) -> str:
+    """One line of reasoning; where no answer is given, with one between tags at its end."""
     line = rf" [^<>\n]{{4,{tokens * CHARACTERS}}}"
-    return rf"{line}\n" if task.answer.choices else rf"{line} ?{task.answer.open}[^<>\n]{{1,80}}{task.answer.close}"
+    if given(task, target):
+        return rf"{line}\n"
+    answer = "|".join(map(re.escape, task.answer.choices)) or r"[^<>\n]{1,80}"
+    return rf"{line} ?{task.answer.open}({answer}){task.answer.close}"
 
 
 def rationale_text(task: Task, target: str, opening: str, written: str) -> str:
     """The whole rationale of a continuation: opening words, what was written, and the answer it was asked for."""
     reasoning = f"{opening} {written.strip()}".strip()
-    return f"{reasoning} {_answer(task, target)}" if task.answer.choices else reasoning
+    return f"{reasoning} {_answer(task, target)}" if given(task, target) else reasoning
 
 
 def _answer(task: Task, target: str) -> str:

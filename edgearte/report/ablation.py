@@ -34,23 +34,28 @@ class Cost:
     student_tokens: int
     training_tokens: int
     seconds: float
+    assistant_tokens: int = 0
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One arm: examples and cost by seed, and its students' answers by number of examples shown."""
+    """One arm: examples and cost by seed, and its students' answers by number of examples shown; the arm it is compared with, its
+    method, and the teacher's answers that one was allowed to buy (0: it buys none)."""
 
     name: str
     about: str
     examples: tuple[int, ...]
     asked: Mapping[int, tuple[Asked, ...]]
     costs: tuple[Cost, ...]
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...]
+    baseline: str
+    method: str
+    calls: int
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """A whole ablation. `baseline` is the arm every other is compared with."""
+    """A whole ablation. `baseline` is the method every other is compared with, `highlighted` are those it is about."""
 
     name: str
     edgearte: str
@@ -60,7 +65,7 @@ class Ablation:
     student: str
     questions: tuple[str, ...]
     baseline: str
-    highlighted: str
+    highlighted: tuple[str, ...]
     arms: tuple[Arm, ...]
     recipe: dict[str, Any] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
@@ -81,10 +86,11 @@ class Row:
 
 def rows(ablation: Ablation) -> list[Row]:
     """The table: by number of examples shown, then arm by arm."""
-    base = next(a for a in ablation.arms if a.name == ablation.baseline)
+    by_name = {a.name: a for a in ablation.arms}
     found = []
-    for shots in base.asked:
+    for shots in ablation.arms[0].asked:
         for arm in ablation.arms:
+            base = by_name[arm.baseline]
             asked = arm.asked[shots]
             if not asked:
                 continue
@@ -108,6 +114,7 @@ def _mean_cost(costs: tuple[Cost, ...]) -> Cost:
     return Cost(
         round(sum(c.teacher_tokens for c in costs) / n), round(sum(c.student_tokens for c in costs) / n),
         round(sum(c.training_tokens for c in costs) / n), sum(c.seconds for c in costs) / n,
+        round(sum(c.assistant_tokens for c in costs) / n),
     )  # fmt: skip
 
 
@@ -136,8 +143,9 @@ def _csv(table: list[Row]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(
-        ["arm", "shots", "seeds", "examples", "accuracy", "low", "high", "unextracted", "difference", "difference_low",
-         "difference_high", "p_value", "teacher_tokens", "student_tokens", "training_tokens", "seconds"]
+        ["arm", "calls", "shots", "seeds", "examples", "accuracy", "low", "high", "unextracted", "difference", "difference_low",
+         "difference_high", "p_value", "teacher_tokens", "assistant_tokens", "student_tokens", "training_tokens",
+         "seconds"]
     )  # fmt: skip
     for row in table:
         d = row.against
@@ -146,8 +154,8 @@ def _csv(table: list[Row]) -> str:
         figures = [a.value, a.low, a.high, row.unextracted, *found]
         cost = row.cost
         writer.writerow(
-            [row.arm.name, row.shots, row.seeds, max(row.arm.examples), *("" if f is None else f"{f:.4f}" for f in figures),
-             cost.teacher_tokens, cost.student_tokens, cost.training_tokens, f"{cost.seconds:.1f}"]
+            [row.arm.name, row.arm.calls, row.shots, row.seeds, max(row.arm.examples), *("" if f is None else f"{f:.4f}" for f in figures),
+             cost.teacher_tokens, cost.assistant_tokens, cost.student_tokens, cost.training_tokens, f"{cost.seconds:.1f}"]
         )  # fmt: skip
     return out.getvalue()
 
@@ -159,12 +167,26 @@ def render(ablation: Ablation, table: list[Row]) -> str:
     shown = {}
     for shots in dict.fromkeys(row.shots for row in table):
         dots = [
-            plots.Dot(row.arm.name, row.accuracy.value, row.accuracy.low, row.accuracy.high, row.arm.name == ablation.highlighted)
+            plots.Dot(row.arm.name, row.accuracy.value, row.accuracy.low, row.accuracy.high, row.arm.method in ablation.highlighted)
             for row in table
             if row.shots == shots
         ]  # fmt: skip
         shown[shots] = plots.dots(f"arms{shots}", dots, "accuracy, %")
-    return environment().get_template("ablation.html.j2").render(a=ablation, table=table, plots=shown)
+    return environment().get_template("ablation.html.j2").render(a=ablation, table=table, plots=shown, curves=_curves(ablation, table))
+
+
+def _curves(ablation: Ablation, table: list[Row]) -> dict[int, str]:
+    """By number of examples shown: accuracy against the teacher's answers that were bought, where there were several budgets."""
+    drawn = {}
+    for shots in dict.fromkeys(row.shots for row in table):
+        series: dict[str, list[tuple[float, plots.Dot]]] = {}
+        for row in (r for r in table if r.shots == shots and r.arm.calls):
+            a, method = row.accuracy, row.arm.method
+            dot = plots.Dot(method, a.value, a.low, a.high, method in ablation.highlighted)
+            series.setdefault(method, []).append((row.arm.calls, dot))
+        if any(len(line) > 1 for line in series.values()):
+            drawn[shots] = plots.by_budget(f"budget{shots}", series, "answers of the teacher that were bought", "accuracy, %")
+    return drawn
 
 
 def print_table(ablation: Ablation, run: Path) -> None:

@@ -79,7 +79,8 @@ def environment() -> Environment:
     made.filters |= {
         name: getattr(words, name)
         for name in ("number", "significant", "percent", "points", "interval", "p_value", "size", "count", "duration",
-                     "extremes", "evidence", "first_line", "kl", "top1", "answer_seconds", "flat")
+                     "extremes", "evidence", "doubts", "model_name", "first_line", "kl", "top1", "answer_seconds", "flat",
+                     "endpoint")
     }  # fmt: skip
     made.filters["svg"] = Markup
     made.filters["types"] = stored_types
@@ -97,6 +98,7 @@ def render(result: Result) -> str:
         training=_training_plots(result),
         preferences=_preference_plot(result),
         alignment=_alignment_plot(result),
+        assistance=_assistance_plots(result),
         slowest=max((s.seconds for s in result.stages), default=0) or 1,
     )
 
@@ -214,3 +216,16 @@ def _alignment_plot(result: Result) -> list[Plot]:
         return []
     caption = "DPO of the teacher: its loss, the reward margin of chosen over rejected, and how often chosen is ahead."
     return [Plot(plots.dpo("alignment", curve), caption)]
+
+
+def _assistance_plots(result: Result) -> list[Plot]:
+    found = result.assistance
+    of = {"teacher": found.on_teacher, "student": found.on_student} if found else {}
+    return [
+        Plot(
+            plots.reliability(f"on-{who}", c.bins, f"the assistant's confidence in the {who}'s answer", "share right"),
+            f"How far the assistant's trust in the {who}'s answers is earned: on the dashed line it is right as often as it says.",
+        )
+        for who, c in of.items()
+        if c
+    ]

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from edgearte.report.result import AlignmentStep
@@ -19,6 +20,8 @@ from edgearte.report.words import visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from edgearte.assist.calibration import Bin
 
 _LONGEST = 28  # characters of a label
 WIDTH, HEIGHT = 320, 235  # points, which are the units of the picture
@@ -96,6 +99,27 @@ def dots(name: str, arms: Sequence[Dot], xlabel: str) -> str:
     return _svg(name, draw, height=70 + 21 * len(arms))
 
 
+def by_budget(name: str, series: Mapping[str, Sequence[tuple[float, Dot]]], xlabel: str, ylabel: str) -> str:
+    """Accuracy against a budget, a line a method with the interval of each of its dots; methods stand a little beside each other."""
+
+    def draw(figure: Figure) -> None:
+        ax = _axes(figure, xlabel, ylabel)
+        budgets = sorted({x for line in series.values() for x, _ in line})
+        step = min((b - a for a, b in pairwise(budgets)), default=1) / (2.5 * len(series))
+        colors = (MUTED, *SERIES)
+        for i, (label, line) in enumerate(series.items()):
+            highlighted = any(d.highlighted for _, d in line)
+            color, marker = colors[i % len(colors)], "osD^vPX"[i % 7]
+            xs = [x + step * (i - (len(series) - 1) / 2) for x, _ in line]
+            ax.plot(xs, [100 * d.x for _, d in line], color=color, lw=2.2 if highlighted else 1.1, marker=marker, ms=6, mec=SURFACE,
+                    label=_name(label))  # fmt: skip
+            ax.vlines(xs, [100 * d.low for _, d in line], [100 * d.high for _, d in line], color=color, lw=0.9, alpha=0.55)
+        ax.set_xticks(budgets, [f"{b:g}" for b in budgets])
+        figure.legend(loc="outside lower left", ncols=1, frameon=False, fontsize=9.5, labelcolor=INK)
+
+    return _svg(name, draw, height=HEIGHT + 17 * len(series))
+
+
 def curves(name: str, series: Mapping[str, Sequence[tuple[float, float]]], xlabel: str, ylabel: str) -> str:
     """Falling lines, with names and last values where falling lines leave room: at the top right. Points that are not
     finite are left out."""
@@ -156,6 +180,22 @@ def histogram(name: str, values: Sequence[float], xlabel: str, ylabel: str) -> s
         ax.yaxis.get_major_locator().set_params(integer=True)
 
     return _svg(name, draw, height=200)
+
+
+def reliability(name: str, bins: Sequence[Bin], xlabel: str, ylabel: str) -> str:
+    """The share of right answers against confidence, a dot a bin as large as the bin is full; on the line confidence is earned."""
+
+    def draw(figure: Figure) -> None:
+        ax = _axes(figure, xlabel, ylabel)
+        ax.plot([0, 1], [0, 1], color=MUTED, lw=1, ls=(0, (3, 3)))
+        most = max(b.n for b in bins)
+        ax.plot([b.confidence for b in bins], [b.right for b in bins], color=SERIES[0], lw=1.2, alpha=0.55)
+        for b in bins:
+            ax.plot([b.confidence], [b.right], marker="o", ms=5 + 9 * math.sqrt(b.n / most), color=SERIES[0], mec=SURFACE, mew=1)
+        ax.set_xlim(-0.04, 1.04)
+        ax.set_ylim(-0.06, 1.06)
+
+    return _svg(name, draw, height=240)
 
 
 def _axes(figure: Figure, xlabel: str, ylabel: str, place: tuple[int, int, int] = (1, 1, 1)) -> Any:

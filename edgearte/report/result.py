@@ -12,6 +12,7 @@ import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from edgearte.assist.calibration import Calibration
 from edgearte.errors import Problem, UserError
 from edgearte.records import Accuracy, Artifact, Measurement
 
@@ -53,6 +54,23 @@ class StageCost:
     teacher_tokens: int = 0
     student_tokens: int = 0
     processor: float = 0.0  # processor seconds, of all cores
+
+
+@dataclass(frozen=True)
+class EndpointUse:
+    """What a teacher behind an endpoint was asked for this recipe, in all its builds: calls, `new` of them since this build began;
+    `failed` attempts, which are not billed; calls `lost` when a build was killed, which may be; tokens and money, lost calls at
+    the most they can have taken."""
+
+    model: str
+    url: str
+    calls: int
+    new: int
+    failed: int
+    lost: int
+    tokens_read: int
+    tokens_written: int
+    money: float
 
 
 @dataclass(frozen=True)
@@ -141,6 +159,42 @@ class Alignment:
     rationale_pairs: int = 0
     curve: tuple[AlignmentStep, ...] = ()
     samples: tuple[PairSample, ...] = ()
+
+
+@dataclass(frozen=True)
+class AnnotationSample:
+    """One answer of the teacher, when it was asked for, the assistant's confidence in it, whether it was kept, and whether it is right
+    (`None`: not asked, not known)."""
+
+    input: str
+    text: str
+    answer: str
+    phase: str
+    confidence: float | None
+    kept: bool
+    right: bool | None
+
+
+@dataclass(frozen=True)
+class Assistance:
+    """What a budget of the teacher's answers bought with the help of an assistant, `again` of them second answers to a question; and how
+    well that one knows right from wrong, of the teacher's answers and of the student's (`None` where no target says)."""
+
+    assistant: str
+    signals: tuple[str, ...]
+    confidence: str
+    pool: int
+    calls: int
+    again: int
+    tokens: int
+    warmup: int
+    kept: int
+    unanswered: int
+    threshold: float | None
+    threshold_from: str
+    on_teacher: Calibration | None
+    on_student: Calibration | None
+    samples: tuple[AnnotationSample, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -257,9 +311,11 @@ class Result:
     versions: dict[str, str] = field(default_factory=dict)
     models: dict[str, ModelInfo] = field(default_factory=dict)  # role -> model
     stages: tuple[StageCost, ...] = ()
+    endpoint: EndpointUse | None = None
     drafts: Drafts | None = None
     preferences: Preferences | None = None
     alignment: Alignment | None = None
+    assistance: Assistance | None = None
     tailored: dict[str, Tailored] = field(default_factory=dict)  # arm -> set
     training: dict[str, Training] = field(default_factory=dict)  # arm -> run
     accuracy: tuple[AccuracyRow, ...] = ()

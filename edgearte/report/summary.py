@@ -21,6 +21,8 @@ def print_summary(result: Result) -> None:
     console = plain_console(_PIPED_WIDTH)
     for note in result.notes:
         console.print(Text(f"! {words.visible(note)}", style="yellow"))
+    if result.endpoint:
+        console.print(words.visible(words.endpoint(result.endpoint)))
     if result.accuracy:
         console.print(_accuracy(result))
     for c in result.comparisons:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from edgearte.records import Accuracy, Artifact, Spread
-from edgearte.report.result import ArtifactResult, Result
+from edgearte.report.result import ArtifactResult, EndpointUse, Result
 
 DASH = "–"
 # Control characters have no picture in HTML and some are not allowed in it: show their symbols instead.
@@ -46,6 +46,16 @@ def points(fraction: float) -> str:
 
 def interval(accuracy: Accuracy) -> str:
     return f"{100 * accuracy.low:.1f} {DASH} {100 * accuracy.high:.1f} %"
+
+
+def endpoint(use: EndpointUse) -> str:
+    """What a teacher behind an endpoint was asked and took, in a line."""
+    money = f", {use.money:.4f} of money at the recipe's prices" if use.money else ""
+    more = [f"{count(n)} {what}" for n, what in ((use.failed, "failed attempts"), (use.lost, "calls lost in flight")) if n]
+    return (
+        f"{use.model} at {use.url}: {count(use.calls)} calls, {count(use.new)} of them new; {count(use.tokens_read)} tokens read, "
+        f"{count(use.tokens_written)} written{money}" + "".join(f"; {m}" for m in more)
+    )
 
 
 def p_value(p: float) -> str:
@@ -147,3 +157,16 @@ def flat(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
         yield key, ", ".join(str(v) for v in value)
     elif value not in (None, ""):
         yield key, str(value)
+
+
+DOUBTS = {"consistency": "the student's answers differed most", "student": "the assistant doubted the student's answer most"}
+
+
+def doubts(signals: Sequence[str]) -> str:
+    """What chose the questions the teacher was asked."""
+    return " and ".join(text for signal, text in DOUBTS.items() if signal in signals) or "chance took them too"
+
+
+def model_name(source: str) -> str:
+    """A model's name for a reader: of a path only the last part."""
+    return source.rstrip("/").rpartition("/")[2] or source

@@ -14,6 +14,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ import pytest
 from tests import tiny
 
 pytestmark = pytest.mark.invariant
-KILLS = 20
+KILLS = {"ARTE": 20, "assisted": 8}
 
 
 def _imports() -> None:
@@ -37,7 +38,7 @@ def _imports() -> None:
     import edgearte.loop  # noqa: F401
 
 
-def _start(recipe: Path, runs: Path, log: Path) -> int:
+def _start(recipe: Path, options: Sequence[str], runs: Path, log: Path) -> int:
     """The pid of a child that builds, leader of a process group of its own."""
     pid = os.fork()
     if pid:
@@ -50,7 +51,7 @@ def _start(recipe: Path, runs: Path, log: Path) -> int:
             os.dup2(out.fileno(), 2)
         from edgearte.cli import main
 
-        code = main(["--debug", "build", str(recipe), "--runs", str(runs)])
+        code = main(["--debug", "build", str(recipe), *options, "--runs", str(runs)])
     except BaseException:
         import traceback
 
@@ -79,27 +80,30 @@ def _bundle(run: Path) -> dict[str, str]:
     }
 
 
-def test_killed_at_twenty_random_moments(tmp_path: Path, tiny_model: Path) -> None:
+@pytest.mark.parametrize("kind", ["ARTE", "assisted"])
+def test_killed_at_random_moments(kind: str, tmp_path: Path, tiny_model: Path) -> None:
     """In a fresh interpreter: torch's threads, once started by another test, would not survive the forks."""
-    command = [sys.executable, "-m", "tests.invariant.test_killed", str(tmp_path), str(tiny_model)]
+    command = [sys.executable, "-m", "tests.invariant.test_killed", kind, str(tmp_path), str(tiny_model)]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=850)
     assert done.returncode == 0, done.stderr[-4000:]
 
 
-def kill_again_and_again(tmp_path: Path, tiny_model: Path) -> None:
+def kill_again_and_again(kind: str, tmp_path: Path, tiny_model: Path) -> None:
     _imports()
-    recipe = tiny.write_recipe(tmp_path / "task", tiny_model, presets="q8_0, onnx-int4")
+    whole_loop = kind == "ARTE"
+    options = [] if whole_loop else tiny.assisted(tiny_model)
+    recipe = tiny.write_recipe(tmp_path / "task", tiny_model, presets="q8_0, onnx-int4" if whole_loop else "q8_0")
     log = tmp_path / "log"
     began = time.monotonic()
-    whole = _start(recipe, tmp_path / "undisturbed", log)
+    whole = _start(recipe, options, tmp_path / "undisturbed", log)
     assert _wait(whole, 600) == 0, log.read_text()
     took = time.monotonic() - began
     expected = _bundle(tmp_path / "undisturbed" / "tiny")
     assert {"manifest.json", "README.md", "gguf/tiny-q8_0.gguf"} <= expected.keys()
 
     runs, chance, kills = tmp_path / "killed", random.Random(2026), 0
-    while kills < KILLS:
-        pid = _start(recipe, runs, log)
+    while kills < KILLS[kind]:
+        pid = _start(recipe, options, runs, log)
         code = _wait(pid, chance.uniform(0.1, took / 7))
         if code is None:
             os.killpg(pid, signal.SIGKILL)
@@ -111,7 +115,7 @@ def kill_again_and_again(tmp_path: Path, tiny_model: Path) -> None:
         assert _bundle(runs / "tiny") == expected
         _nothing_twice(runs)
         shutil.rmtree(runs)
-    assert _wait(_start(recipe, runs, log), 600) == 0, log.read_text()
+    assert _wait(_start(recipe, options, runs, log), 600) == 0, log.read_text()
     assert _bundle(runs / "tiny") == expected
     _nothing_twice(runs)
     assert not list((runs / "store" / "trees").glob(".*")), "half-written trees were left"
@@ -130,4 +134,4 @@ def _nothing_twice(runs: Path) -> None:
 
 
 if __name__ == "__main__":
-    kill_again_and_again(Path(sys.argv[1]), Path(sys.argv[2]))
+    kill_again_and_again(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))

@@ -1,0 +1,58 @@
+"""What each example is worth to the student, as the weight of its loss.
+
+Learning to reweight with deep interactions (arXiv 2007.04649) has the student's own internal states tell a teacher what weight to give
+an example, learned by meta-gradients on a validation set. Here the meta-gradient is taken as what it says: what one step on the
+example does to the loss on the preference questions (`arte/influence.py`), for every example, or for some, from which a small scorer
+over the student's states tells the others.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from edgearte.assist.hidden import pooled
+from edgearte.lm.hf import TransformersLM
+from edgearte.store import Store, seed_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+SHARE, LEAST = 1 / 3, 8  # of the examples whose influence is measured, where a scorer tells the others; and at least so many
+RIDGE = 10.0
+
+
+def rectified(worth: Sequence[float]) -> list[float]:
+    """Weights of mean 1, in proportion to what is above nothing: an example that harms counts nothing (Ren et al. 2018, arXiv 1803.09050,
+    formula 7). All alike where none helps: then nothing can be told."""
+    above = [max(w, 0.0) for w in worth]
+    total = sum(above)
+    return [w * len(above) / total for w in above] if total else [1.0] * len(above)
+
+
+def measured(count: int, seed: int) -> list[int]:
+    """Which examples a scorer is learned on."""
+    wanted = min(count, max(LEAST, round(SHARE * count)))
+    return sorted(random.Random(seed_of(seed, "scorer")).sample(range(count), wanted))
+
+
+def scored(states: NDArray[np.float64], known: Mapping[int, float]) -> list[float]:
+    """The worth of every example, [examples], from the student's states of them [examples, width] and the worth of those where it is
+    `known`: as it is known, else by ridge regression on the states."""
+    from sklearn.linear_model import Ridge
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    places = list(known)
+    model: Any = make_pipeline(StandardScaler(), Ridge(alpha=RIDGE * states.shape[1]))
+    told = model.fit(states[places], [known[k] for k in places]).predict(states)
+    return [known.get(k, float(told[k])) for k in range(len(states))]
+
+
+def states(student: TransformersLM, rows: Sequence[tuple[str, str]], store: Store) -> NDArray[np.float64]:
+    """The student's last hidden state, the mean over an answer's tokens, for every (question, answer) as it is trained: [rows, width]."""
+    import numpy as np
+
+    return np.asarray(pooled(student, rows, store), float)

@@ -1,0 +1,105 @@
+"""Everything that would stop a build later, said before it begins."""
+
+from __future__ import annotations
+
+from edgearte import catalogue
+from edgearte.convert.presets import load_preset
+from edgearte.errors import Problem, UserError
+from edgearte.lm import endpoint, weights
+from edgearte.recipe import Recipe
+from edgearte.setup import address
+from edgearte.task import Task
+
+
+def check(recipe: Recipe, task: Task) -> None:
+    """Models, presets, suite, and parts of the recipe that do not go together. `forecast.room` checks memory and disk."""
+    named = [(f"{role}.model", m.model, m.revision) for role, m in (("teacher", recipe.teacher), ("student", recipe.student))]
+    named = named[1:] if recipe.teacher.endpoint else named
+    if recipe.assist:
+        named.append(("assist.model", recipe.assist.model, recipe.assist.revision))
+        others = enumerate(recipe.assist.several.teachers if recipe.assist.several else ())
+        named += [(f"assist.several.teachers.{i}.model", t.model, t.revision) for i, t in others if not t.endpoint]
+    named += [(f"prefer.responders.{i}.model", r.model, "") for i, r in enumerate(recipe.prefer.responders)]
+    problems = [
+        Problem(f"{key}: {p.message}", p.where)
+        for key, model, revision in named
+        for p in weights.check(model, revision=revision)
+    ]
+    problems += _endpoint_problems(recipe)
+    for kind, names in (("export", recipe.export.presets), ("benchmarks", (recipe.measure.suite,))):
+        for name in names:
+            try:
+                load_preset(name) if kind == "export" else catalogue.load(kind, name)
+            except UserError as error:
+                problems += error.problems
+    problems += _assist_problems(recipe, task)
+    problems += _seed_problems(recipe, task)
+    if recipe.teacher.style == "continuation" and not any(q.rationale for q in task.seeds):
+        problems.append(
+            Problem("teacher.style: continuation goes on with a pattern, so at least one seed needs a rationale")
+        )
+    if recipe.teacher.style == "continuation" and recipe.align.rationale_prompt == "strategy":
+        problems.append(
+            Problem("align.rationale_prompt: strategy needs a teacher in style: chat; a continuation begins with its strategy's words")
+        )
+    if recipe.verify.samples and recipe.teacher.style == "continuation" and task.answer.choices:
+        problems.append(
+            Problem("verify.samples: a continuation with a closed set of answers explains a given answer and finds none; use draft.vote")
+        )
+    if problems:
+        raise UserError(problems)
+
+
+def _seed_problems(recipe: Recipe, task: Task) -> list[Problem]:
+    """What cannot be done with a description alone."""
+    if task.seeds:
+        return []
+    found = []
+    if not (recipe.assist and recipe.assist.budget) and not task.preference:
+        found.append("task.preference: without seeds the student needs other questions to be scored on")
+    if recipe.measure.shots:
+        found.append("measure.shots: examples are shown from task.seeds, which this recipe has not")
+    if recipe.draft.vote:
+        found.append("draft.vote: the teacher is asked anew with task.seeds as examples, which this recipe has not")
+    if recipe.prefer.scorer == "influence" or recipe.train.weights != "alike":
+        found.append("influence: the student is warmed up on task.seeds, which this recipe has not")
+    return [Problem(text) for text in found]
+
+
+def _assist_problems(recipe: Recipe, task: Task) -> list[Problem]:
+    """What keeps a budget from being spent with an assistant."""
+    if (how := recipe.assist) is None or how.budget is None:
+        return []
+    found, e = [], recipe.teacher.endpoint
+    if how.budget.money and not (e and (e.price_in or e.price_out)):
+        found.append("assist.budget.money: the teacher has no price; set teacher.endpoint.price_in and price_out")
+    if "questions" in how.pool and not task.pool:
+        found.append("assist.pool: questions are those of task.pool, which this recipe has not")
+    elif how.pool == ("questions",) and len(task.pool) < how.budget.calls:
+        found.append(
+            f"assist.budget.calls: {how.budget.calls} answers are to be bought, and the pool has {len(task.pool)} questions; "
+            "give it more, or a smaller budget"
+        )
+    return [Problem(text) for text in found]
+
+
+def _endpoint_problems(recipe: Recipe) -> list[Problem]:
+    """What teachers behind endpoints cannot do, and what is wrong with how they are named."""
+    several = recipe.assist and recipe.assist.several
+    others = enumerate(several.teachers if several else ())
+    found = []
+    for key, teacher in (("teacher", recipe.teacher), *((f"assist.several.teachers.{i}", t) for i, t in others)):
+        if asked := address(teacher):
+            found += [f"{key}.endpoint: {p.message}" for p in endpoint.problems(asked)]
+            if teacher.style == "continuation":
+                found.append(
+                    f"{key}.style: an endpoint is asked in style: chat; a continuation needs a pattern, which servers take differently"
+                )
+    if recipe.teacher.endpoint is None:
+        return [Problem(text) for text in found]
+    if not (recipe.assist and recipe.assist.budget) and (recipe.align.question_pairs or recipe.align.rationale_pairs):
+        found.append("align: an endpoint cannot be aligned, since its weights are not at hand; "
+                     "set align.question_pairs and align.rationale_pairs to 0")  # fmt: skip
+    if recipe.on_policy.when != "never":
+        found.append("on_policy: an endpoint cannot be distilled from on-policy, since its weights are not at hand")
+    return [Problem(text) for text in found]
