@@ -362,7 +362,8 @@ def test_a_purse_decides_as_if_one_call_came_after_the_other(server: Faulty, sto
             found += model.generate(rows[i : i + at_once], SAMPLED)
         paid.append([c.text if c else None for c in found])
         spent = model.purse.spent()
-        assert (spent.money(price) <= limits.money) if kind == "money" else (spent.read + spent.written <= limits.tokens)
+        most = limits.money if kind == "money" else limits.tokens
+        assert (spent.money(price) if kind == "money" else spent.read + spent.written) <= (most or 0)
         own.close()
     count = sum(text is not None for text in paid[1])
     assert 0 < count < 40
