@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from edgearte.arms import ASSISTANT
+from edgearte.arms import ASKING_AGAIN, WITHOUT_WARM_UP
 from edgearte.build import read_result
 from edgearte.cli import main
 from edgearte.loop import ASSISTED, NO_SIGNAL, SEEDS, UNTAUGHT
@@ -24,12 +24,14 @@ from tests import tiny
 pytestmark = pytest.mark.invariant
 REFERENCE = Path(__file__).with_name("tiny-assisted.json")
 BUDGETS = (6, 12)
+METHODS = (NO_SIGNAL, WITHOUT_WARM_UP, ASSISTED, ASKING_AGAIN, "weighed by scorer")
 
 
 def runs_of(folder: Path, model: Path) -> Path:
     recipe = tiny.write_recipe(folder / "task", model)
     options = [str(recipe), *tiny.assisted(model), "--runs", str(folder / "runs")]
-    assert main(["ablate", *options, "--seeds", "1", "--calls", ",".join(map(str, BUDGETS))]) == 0
+    arms, calls = ",".join([UNTAUGHT, SEEDS, *METHODS]), ",".join(map(str, BUDGETS))
+    assert main(["ablate", *options, "--arms", arms, "--seeds", "1", "--calls", calls]) == 0
     assert main(["build", *options]) == 0
     return folder / "runs"
 
@@ -53,7 +55,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
 
 def test_every_arm_has_every_budget_and_spends_it(runs: Path) -> None:
     found = ablation.read(runs / "tiny-ablation")
-    arms = [f"{method}, {calls} calls" for calls in BUDGETS for method in ASSISTANT]
+    arms = [f"{method}, {calls} calls" for calls in BUDGETS for method in METHODS]
     assert [a.name for a in found.arms] == [UNTAUGHT, SEEDS, *arms]
     assert all(a.examples == (a.calls,) for a in found.arms if a.calls)
 
