@@ -262,6 +262,12 @@ class Assist(Section):
     several: Several | None = None
     threshold: Share | None = None  # trust from which an answer is kept; none: fitted on the warm-up where targets are known, or 0.5
 
+    @model_validator(mode="after")
+    def _one(self) -> Assist:
+        if (self.budget is None) == (self.arte is None):
+            raise ValueError("an assistant either spends a budget or helps ARTE: one of budget and arte is needed")
+        return self
+
 
 class Export(Section):
     presets: tuple[str, ...] = ("f16", "q8_0", "q4_k_m", "onnx-fp32", "onnx-int4")

@@ -470,7 +470,7 @@ def test_questions_of_a_pool_need_no_target(tmp_path: Path) -> None:
     [
         (["build"], ["assist.model=MODEL", "assist.budget.calls=4"], "task.pool"),
         (["build"], ["assist.model=nowhere.gguf", "assist.budget.calls=4", "task.pool.file=seeds.jsonl"], "assist.model: nowhere.gguf"),
-        (["build"], ["assist.model=MODEL", "assist.budget.calls=0"], "assist.budget.calls"),
+        (["build"], ["assist.model=MODEL", "assist.budget.calls=0"], "assist.budget: a budget of calls, tokens or money"),
         (["build"], ["assist.model=MODEL", "assist.budget.calls=4", "assist.sample=3"], "did you mean samples?"),
         (["build"], ["assist.model=MODEL", "assist.budget.calls=4", "task.pool.file=evaluation.jsonl"], "is also evaluation question"),
         (["build"], ["assist.model=MODEL", "assist.budget.calls=40", "task.pool.file=seeds.jsonl"], "the pool has 6 questions"),
