@@ -53,9 +53,9 @@ class Faulty(ThreadingHTTPServer):
         return Counter(self.seen)
 
     def wait_for(self, count: int) -> bool:
-        """Whether so many requests arrived in five minutes: who sends them may have to import torch on a busy machine first."""
+        """Whether so many requests arrived in a minute: who sends them may have to import torch on a busy machine first."""
         with self.arrived:
-            return self.arrived.wait_for(lambda: len(self.seen) >= count, 300)
+            return self.arrived.wait_for(lambda: len(self.seen) >= count, 60)
 
     def forget(self) -> None:
         self.seen.clear()

@@ -423,7 +423,7 @@ from edgearte.store import Store
 
 calls = Calls(Store(Path(sys.argv[1])))
 server = Endpoint(Address(sys.argv[2], "big", concurrency=4, pause=0.001), calls, "build")
-model = Budgeted(server, Purse(calls, "purse", Limits(calls=int(sys.argv[3]))))
+model = Budgeted(server, Purse(calls, "purse", Limits(calls=int(sys.argv[3]) or None)))
 rows = [Prompt(model.chat([{"role": "user", "content": f"Question: {i}"}]), seed=i) for i in range(30)]
 print(sum(c is not None for c in model.generate(rows, Sampling(60, 0.7))))
 """
