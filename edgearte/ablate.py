@@ -178,7 +178,7 @@ def _ablation(setup: Setup, arms: Sequence[Arm], trials: Sequence[Mapping[str, T
         )  # fmt: skip
     return Ablation(
         name=recipe.name, edgearte=__version__, task=task.name, description=task.description, teacher=setup.teacher.name,
-        student=setup.student.name, questions=tuple(q.id for q in task.evaluation), 
+        student=setup.student.name, questions=tuple(q.id for q in task.evaluation),
         baseline=" or ".join(dict.fromkeys(arm.baseline.partition(",")[0] for arm in arms)), highlighted=(ARTE, ASSISTED),
         arms=tuple(rows), recipe=recipe.model_dump(mode="json"),
         machine={k: v for k, v in describe().items() if k not in PASSING},

@@ -18,6 +18,7 @@ from edgearte.answers import matches
 from edgearte.assist import again as second
 from edgearte.assist import calibration, route, signals, steps, weigh
 from edgearte.assist.calibration import Calibration
+from edgearte.check import too_few
 from edgearte.errors import UserError
 from edgearte.lm.calls import Limits
 from edgearte.recipe import Assist, Budget
@@ -43,10 +44,10 @@ class Judged:
 @dataclass(frozen=True)
 class Doubt:
     """What is known of a question before the teacher is asked: the student's uncertainty, the assistant's confidence in the student's
-    answer, and whether that answer is right (each None where it was not asked or is not known)."""
+    answer (None: it was not asked), and whether that answer is right (None: it is not known)."""
 
     question: str
-    uncertainty: float | None
+    uncertainty: float
     confidence: float | None
     right: bool | None
 
@@ -79,13 +80,10 @@ class Assisted:
 def teach(setup: Setup, how: Assist, most: Budget, arm: str) -> Assisted:
     """The examples that `most` buys. `how` is the recipe's, or what an ablation makes of it."""
     budget = steps.Allowance(setup, how, most)
-    with budget.phase("pool", budget.left) as purse:
+    with budget.phase("pool", budget.left, shared=True) as purse:
         pool = _shuffled(steps.pool(setup, how, purse), seed_of(setup.recipe.seed, "pool"))
-    if len(pool) < (budget.left.calls or 0):
-        raise UserError(
-            f"assist.budget.calls: {budget.left.calls} answers are to be bought, and the pool has {len(pool)} questions; "
-            "give it more, or a smaller budget"
-        )
+    if problem := too_few(budget.left.calls or 0, len(pool)):
+        raise UserError(problem)
     teachers = range(1 + len(how.several.teachers) if how.several else 1)
     all_asked = bool(how.several and how.several.choose == "agreement")
 
@@ -95,7 +93,7 @@ def teach(setup: Setup, how: Assist, most: Budget, arm: str) -> Assisted:
     trust = _trust(setup, how, asked)
     threshold, said = _threshold(how, asked, trust)
     warm = _by_question(_judged(asked, trust, threshold, WARM_UP))
-    judged = tuple(_best(setup, group, all_asked) for group in warm)
+    judged = tuple(_best(setup, group, agree=all_asked) for group in warm)
     begun = _examples(judged)
     student = taught(setup, begun, f"{arm}, warm-up") if begun else setup.student.folder
 
@@ -108,7 +106,7 @@ def teach(setup: Setup, how: Assist, most: Budget, arm: str) -> Assisted:
     else:
         asked = _asked(setup, budget, ranked, _numbers(setup, how, student, warm, ranked), CHOSEN, limits)
     chosen = _by_question(_judged(asked, _trust(setup, how, asked), threshold, CHOSEN))
-    judged += tuple(_best(setup, group, all_asked) for group in chosen)
+    judged += tuple(_best(setup, group, agree=all_asked) for group in chosen)
     bought = sum(map(len, (*warm, *chosen)))
 
     # what is doubted is asked again, with what is trusted as an example
@@ -118,7 +116,8 @@ def teach(setup: Setup, how: Assist, most: Budget, arm: str) -> Assisted:
         by_id = {q.id: q for q in pool}
         questions, numbers = [by_id[j.annotation.id] for j in doubted], [j.annotation.teacher for j in doubted]
         asked = _asked(setup, budget, questions, numbers, AGAIN, budget.left, shown)
-        judged = _better(judged, _judged(asked, _trust(setup, how, asked), threshold, AGAIN))
+        both = _by_question((*judged, *_judged(asked, _trust(setup, how, asked), threshold, AGAIN)))
+        judged = tuple(_best(setup, group, agree=False) for group in both)
         again = len(asked)
 
     examples = _examples(judged)
@@ -139,10 +138,10 @@ def _asked_all(
     setup: Setup, budget: steps.Allowance, questions: Sequence[Question], teachers: Sequence[int], phase: str, limits: Limits
 ) -> list[Annotation]:
     """Every teacher's answers to the first of the questions, as many as these limits pay for from all of them."""
-    found = []
+    each, found = limits.share(1 / len(teachers)), []
     for number in teachers:
-        with budget.phase(phase, limits.share(1 / len(teachers)), number) as purse:
-            found.append(steps.annotated(setup, questions, purse, phase, number))
+        with budget.phase(phase, each, number) as purse:
+            found.append(steps.annotated(setup, questions[: each.calls], purse, phase, number))
     return [answer for together in zip(*found, strict=False) for answer in together]
 
 
@@ -163,16 +162,16 @@ def _asked(
 
 
 def _by_question(judged: Sequence[Judged]) -> list[list[Judged]]:
-    """The answers of all teachers to each question."""
+    """All answers to each question."""
     groups: dict[str, list[Judged]] = {}
     for j in judged:
         groups.setdefault(j.annotation.id, []).append(j)
     return list(groups.values())
 
 
-def _best(setup: Setup, group: Sequence[Judged], agree: bool) -> Judged:
-    """The most trusted of several teachers' answers to a question; where they have to `agree`, it is dropped if they do not (ATSEN's
-    hard labels, arXiv 2212.06522)."""
+def _best(setup: Setup, group: Sequence[Judged], *, agree: bool) -> Judged:
+    """The most trusted of the answers to a question, of several the first; where they have to `agree`, it is dropped if they do not
+    (ATSEN's hard labels, arXiv 2212.06522)."""
     best = max(group, key=lambda j: (j.kept, j.confidence or 0.0))
     same = all(matches(j.annotation.answer, best.annotation.answer or "", setup.task.answer) for j in group)
     return replace(best, kept=best.kept and same) if agree else best
@@ -244,19 +243,8 @@ def _doubted(
     by_id = {a.id: a for a in trusted}
     # An error as far as it can be known: by the target, or where there is none by the assistant's word.
     wrong = [d for d in known if d.question in by_id and (d.right is False or (d.right is None and (d.confidence or 0.0) < UNSURE))]
-    error = second.least_sure([(d.uncertainty or 0.0, by_id[d.question]) for d in wrong])
+    error = second.least_sure([(d.uncertainty, by_id[d.question]) for d in wrong])
     return found, [second.examples(setup.task, j.annotation.input, trusted, error) for j in found]
-
-
-def _better(first: Sequence[Judged], second: Sequence[Judged]) -> tuple[Judged, ...]:
-    """Of two answers to a question the one that is trusted more."""
-    by_id = {j.annotation.id: j for j in second}
-
-    def better(j: Judged) -> Judged:
-        other = by_id.get(j.annotation.id)
-        return other if other and (other.kept, other.confidence or 0.0) > (j.kept, j.confidence or 0.0) else j
-
-    return tuple(map(better, first))
 
 
 def doubts(setup: Setup, how: Assist, student: Path, rest: Sequence[Question]) -> tuple[Doubt, ...]:
@@ -277,7 +265,7 @@ def doubts(setup: Setup, how: Assist, student: Path, rest: Sequence[Question]) -
 def wanted(known: Sequence[Doubt], how: Assist) -> list[list[float]]:
     """How much each question is wanted, under each signal that takes part."""
     return [
-        *([[d.uncertainty or 0.0 for d in known]] if "consistency" in how.signals else []),
+        *([[d.uncertainty for d in known]] if "consistency" in how.signals else []),
         *([[1 - (d.confidence or 0.0) for d in known]] if "student" in how.signals else []),
     ]
 

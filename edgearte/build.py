@@ -98,7 +98,6 @@ def _write_data(folder: Path, found: Found) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from edgearte.arte import prompts
     from edgearte.train import sft
 
     lesson = found.lesson
@@ -122,9 +121,8 @@ def _write_data(folder: Path, found: Found) -> None:
         ],
         "doubts": [vars(d) for found in ([lesson.assisted] if lesson.assisted else []) for d in found.doubts],
     }  # fmt: skip
-    header, how = found.setup.task.header, found.setup.form
     for arm, examples in lesson.sets.items():
-        rows = sft.rows(examples, lambda text: prompts.asked(header, how, text))
+        rows = sft.rows(examples, found.setup.asked)
         extra = [{"id": e.id, "target": e.target, "source": e.source} for e in examples]
         tables[f"train-{arm.replace(' ', '-').lower()}"] = [{**a, **b} for a, b in zip(rows, extra, strict=True)]
     folder.mkdir(exist_ok=True)

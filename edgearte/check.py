@@ -75,12 +75,16 @@ def _assist_problems(recipe: Recipe, task: Task) -> list[Problem]:
         found.append("assist.budget.money: the teacher has no price; set teacher.endpoint.price_in and price_out")
     if "questions" in how.pool and not task.pool:
         found.append("assist.pool: questions are those of task.pool, which this recipe has not")
-    elif how.pool == ("questions",) and len(task.pool) < how.budget.calls:
-        found.append(
-            f"assist.budget.calls: {how.budget.calls} answers are to be bought, and the pool has {len(task.pool)} questions; "
-            "give it more, or a smaller budget"
-        )
+    elif how.pool == ("questions",) and (problem := too_few(how.budget.calls, len(task.pool))):
+        found.append(problem)
     return [Problem(text) for text in found]
+
+
+def too_few(calls: int, pool: int) -> str:
+    """What is wrong with a pool that has fewer questions than a budget buys answers, or ""."""
+    if pool >= calls:
+        return ""
+    return f"assist.budget.calls: {calls} answers are to be bought, and the pool has {pool} questions; give it more, or a smaller budget"
 
 
 def _endpoint_problems(recipe: Recipe) -> list[Problem]:

@@ -277,11 +277,11 @@ def _alignment(once: Round) -> r.Alignment:
 
 def _assistance(found: Found) -> r.Assistance | None:
     ours, how = found.lesson.assisted, found.setup.recipe.assist
-    if not ours or not how:
+    if not ours or not how or not found.setup.assistant:
         return None
     shown = sorted(ours.judged, key=lambda j: (j.kept, j.confidence or 0.0))  # what was dropped first, the most doubted of it before
     return r.Assistance(
-        assistant=how.model, signals=how.signals, confidence=how.confidence, pool=ours.pool,
+        assistant=_called(found.setup.assistant), signals=how.signals, confidence=how.confidence, pool=ours.pool,
         calls=ours.bought, again=ours.again, tokens=ours.tokens,
         warmup=sum(j.phase == WARM_UP for j in ours.judged),
         kept=sum(j.kept for j in ours.judged),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +20,7 @@ from edgearte.store import Store
 from edgearte.task import Task
 
 if TYPE_CHECKING:
+    from edgearte.lm.base import Asked
     from edgearte.lm.endpoint import Address
     from edgearte.lm.weights import Weights
 
@@ -35,6 +36,12 @@ class Setup:
     store: Store
     assistant: Weights | None = None
     others: tuple[Weights, ...] = ()  # teachers beside `teacher`
+
+    def asked(self, text: str, shown: Sequence[tuple[str, str]] = ()) -> Asked:
+        """What the student is asked for a question, in training, in evaluation and on the device (`prompts.asked`)."""
+        from edgearte.arte import prompts
+
+        return prompts.asked(self.task.header, self.form, text, shown)
 
     def author(self, number: int = 0) -> tuple[Teacher, Weights]:
         """A teacher as the recipe names it, and its weights: 0 is the recipe's `teacher`, then come those of `assist.several`."""

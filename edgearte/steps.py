@@ -213,7 +213,7 @@ def taught(setup: Setup, examples: Sequence[Example], arm: str) -> Path:
         learning_rate=t.learning_rate, epochs=t.epochs, batch=t.batch, lora_rank=t.lora_rank, warmup=t.warmup,
         max_tokens=t.max_tokens, seed=seed_of(setup.recipe.seed, "train"),
     )  # fmt: skip
-    rows = sft.rows(examples, lambda text: prompts.asked(setup.task.header, setup.form, text))
+    rows = sft.rows(examples, setup.asked)
     return sft.train(setup.student.folder, setup.student.identity, rows, how, setup.store, label=f"train: {arm}")
 
 
@@ -232,7 +232,7 @@ def distilled(setup: Setup, start: Path, author: Path, examples: Sequence[Exampl
         temperature=o.temperature, max_tokens=o.max_tokens, teacher_dtype=setup.recipe.teacher.dtype,
         seed=seed_of(setup.recipe.seed, "on-policy"),
     )  # fmt: skip
-    asked = [prompts.asked(setup.task.header, setup.form, e.input) for e in examples]
+    asked = [setup.asked(e.input) for e in examples]
     identity = weights.identity(start, setup.store), weights.identity(author, setup.store)
     return distill.distill(
         start, identity[0], author, identity[1], asked, how, setup.store, label=f"on-policy: {arm}"
@@ -243,7 +243,7 @@ def answers(setup: Setup, folder: Path, arm: str, shots: int = 0) -> list[Answer
     """What a checkpoint answers to the evaluation questions after `shots` seeds."""
     model, task, m = student(setup, folder), setup.task, setup.recipe.measure
     shown = [(s.input, prompts.completion_of(task, s)) for s in task.seeds[:shots]]
-    asked = [prompts.asked(task.header, setup.form, q.input, shown) for q in task.evaluation]
+    asked = [setup.asked(q.input, shown) for q in task.evaluation]
     label = f"evaluate: {arm}" + (f", {shots}-shot" if shots else "")
     found = evaluate.checkpoint(model, task.evaluation, asked, task.answer, m.max_tokens, setup.store, label=label)
     model.release()
@@ -253,7 +253,7 @@ def answers(setup: Setup, folder: Path, arm: str, shots: int = 0) -> list[Answer
 def exported(setup: Setup, model: TransformersLM, found: Sequence[Answer]) -> tuple[Artifact, ...]:
     """The student's artifacts, each with its gates; `found` are its answers to the evaluation questions."""
     held_out = found[:GATE_TEXTS]
-    asked = rendered(model, [prompts.asked(setup.task.header, setup.form, a.question.input) for a in held_out])
+    asked = rendered(model, [setup.asked(a.question.input) for a in held_out])
     texts = [prompt + answer.text for prompt, answer in zip(asked, held_out, strict=True)]
     presets = [load_preset(name) for name in setup.recipe.export.presets]
     return tuple(export(model.folder, weights.identity(model.folder, setup.store), presets, texts, setup.store, chat=asked))
@@ -263,7 +263,7 @@ def artifact_answers(setup: Setup, model: TransformersLM, artifact: Artifact) ->
     """What an exported file answers to the evaluation questions."""
     m, task = setup.recipe.measure, setup.task
     questions = task.evaluation[: m.questions or None]
-    asked = [prompts.asked(task.header, setup.form, q.input) for q in questions]
+    asked = [setup.asked(q.input) for q in questions]
     return evaluate.artifact(
         Path(artifact.path), artifact.runtime, f"{model.identity}:{artifact.preset}", model, questions, asked, task.answer,
         m.max_tokens, m.threads, setup.store, label=f"answer: {artifact.preset}",

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from edgearte import steps
 from edgearte.answers import grade
-from edgearte.arte import draft, influence, naturalness, prompts
-from edgearte.assist import annotate, confidence, signals, weigh
+from edgearte.arte import draft, influence, naturalness
+from edgearte.assist import annotate, confidence, hidden, signals, weigh
 from edgearte.errors import UserError
 from edgearte.lm import weights
 from edgearte.lm.base import Completion, Prompt, Sampling, Score, rendered
@@ -56,15 +56,18 @@ class Allowance:
         self.left = Limits(most.calls or None, most.tokens or None, most.money or None)
         self._setup = setup
         self._calls = Calls(setup.store)
-        self._run = f"{setup.recipe.name}, seed {setup.recipe.seed}, {digest(how, most)[:12]}"
+        self._recipe = f"{setup.recipe.name}, seed {setup.recipe.seed}"
+        self._run = f"{self._recipe}, {digest(how, most)[:12]}"
         self._purses: list[Purse] = []
 
     @contextmanager
-    def phase(self, name: str, limits: Limits, number: int = 0) -> Iterator[Purse]:
-        """A purse for one teacher with these limits, which are a part of what is left; what it does not spend is left."""
+    def phase(self, name: str, limits: Limits, number: int = 0, *, shared: bool = False) -> Iterator[Purse]:
+        """A purse for one teacher with these limits, which are a part of what is left; what it does not spend is left. What is `shared`,
+        being kept as rows of the store that no purse looks behind, counts for every budget of the recipe."""
         e = self._setup.author(number)[0].endpoint
         price = Price(e.price_in, e.price_out) if e else Price()  # weights at hand cost no money
-        purse = Purse(self._calls, f"{self._run}: {name}" + (f", teacher {number}" if number else ""), limits, price)
+        run = self._recipe if shared else self._run
+        purse = Purse(self._calls, f"{run}: {name}" + (f", teacher {number}" if number else ""), limits, price)
         yield purse
         self._purses.append(purse)
         self.left = self.left.less(purse.spent(), price)
@@ -78,8 +81,7 @@ class Allowance:
 def recorded(setup: Setup, number: int = 0) -> Iterator[Recorded]:
     """A teacher, with every call kept and counted for the recipe."""
     model = steps.teacher(setup, setup.author(number)[1].folder, number)
-    calls = Calls(setup.store)
-    yield model if isinstance(model, Endpoint) else Kept(model, calls, setup.recipe.name)
+    yield model if isinstance(model, Endpoint) else Kept(model, Calls(setup.store), setup.recipe.name)
     model.release()
 
 
@@ -131,7 +133,7 @@ def trusted(setup: Setup, how: Assist, said: Sequence[tuple[str, str]], label: s
 def sampled(setup: Setup, how: Assist, folder: Path, questions: Sequence[Question]) -> list[signals.Sampled]:
     """What the student in `folder` says to each question, several times."""
     model, task = steps.student(setup, folder), setup.task
-    asked = [prompts.asked(task.header, setup.form, q.input) for q in questions]
+    asked = [setup.asked(q.input) for q in questions]
     found = signals.sampled(
         model, asked, task.answer, how.samples, how.temperature, setup.recipe.measure.max_tokens,
         seed_of(setup.recipe.seed, "samples"), setup.store, label="the student's samples",
@@ -162,9 +164,9 @@ def weighed(setup: Setup, examples: Sequence[Example]) -> tuple[Example, ...]:
     worth = [found[d.id, ""] for d in drafts]
     if t.weights == "scorer":
         model = steps.student(setup, warm)
-        texts = rendered(model, [prompts.asked(setup.task.header, setup.form, e.input) for e in apart])
-        found_states = weigh.states(model, list(zip(texts, [e.completion for e in apart], strict=True)), setup.store)
+        texts = rendered(model, [setup.asked(e.input) for e in apart])
+        states = hidden.pooled(model, list(zip(texts, [e.completion for e in apart], strict=True)), setup.store)
         model.release()
-        worth = weigh.scored(found_states, dict(zip(places, worth, strict=True)))
+        worth = weigh.scored(states, dict(zip(places, worth, strict=True)))
     by_text = {(e.input, e.completion): w for e, w in zip(apart, weigh.rectified(worth), strict=True)}
     return tuple(replace(e, weight=by_text[e.input, e.completion]) for e in examples)

@@ -10,15 +10,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from edgearte.assist.hidden import pooled
-from edgearte.lm.hf import TransformersLM
-from edgearte.store import Store, seed_of
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from edgearte.store import seed_of
 
 SHARE, LEAST = 1 / 3, 8  # of the examples whose influence is measured, where a scorer tells the others; and at least so many
 
@@ -37,7 +31,7 @@ def measured(count: int, seed: int) -> list[int]:
     return sorted(random.Random(seed_of(seed, "scorer")).sample(range(count), wanted))
 
 
-def scored(states: NDArray[np.float64], known: Mapping[int, float]) -> list[float]:
+def scored(states: Sequence[Sequence[float]], known: Mapping[int, float]) -> list[float]:
     """The worth of every example, [examples], from the student's states of them [examples, width] and the worth of those where it is
     `known`: as it is known, else by ridge regression on the states, as strict as leaving one out finds best."""
     import numpy as np
@@ -49,12 +43,6 @@ def scored(states: NDArray[np.float64], known: Mapping[int, float]) -> list[floa
     if len(places) == len(states):
         return [known[k] for k in range(len(states))]
     model: Any = make_pipeline(StandardScaler(), RidgeCV(alphas=np.logspace(-1, 5, 13)))
-    told = model.fit(states[places], [known[k] for k in places]).predict(states)
+    table = np.asarray(states, float)
+    told = model.fit(table[places], [known[k] for k in places]).predict(table)
     return [known.get(k, float(told[k])) for k in range(len(states))]
-
-
-def states(student: TransformersLM, rows: Sequence[tuple[str, str]], store: Store) -> NDArray[np.float64]:
-    """The student's last hidden state, the mean over an answer's tokens, for every (question, answer) as it is trained: [rows, width]."""
-    import numpy as np
-
-    return np.asarray(pooled(student, rows, store), float)

@@ -79,7 +79,7 @@ def environment() -> Environment:
     made.filters |= {
         name: getattr(words, name)
         for name in ("number", "significant", "percent", "points", "interval", "p_value", "size", "count", "duration",
-                     "extremes", "evidence", "doubts", "model_name", "first_line", "kl", "top1", "answer_seconds", "flat",
+                     "extremes", "evidence", "doubts", "first_line", "kl", "top1", "answer_seconds", "flat",
                      "endpoint")
     }  # fmt: skip
     made.filters["svg"] = Markup

@@ -165,8 +165,3 @@ DOUBTS = {"consistency": "the student's answers differed most", "student": "the 
 def doubts(signals: Sequence[str]) -> str:
     """What chose the questions the teacher was asked."""
     return " and ".join(text for signal, text in DOUBTS.items() if signal in signals) or "chance took them too"
-
-
-def model_name(source: str) -> str:
-    """A model's name for a reader: of a path only the last part."""
-    return source.rstrip("/").rpartition("/")[2] or source

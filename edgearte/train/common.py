@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from edgearte.train import trie
 from edgearte.train.trie import Text
@@ -67,11 +67,28 @@ def read_log(folder: Path) -> Trained:
     return Trained(**json.loads((folder / LOG).read_text("utf-8")))
 
 
-def trainer_options(seed: int) -> dict[str, Any]:
+class Settings(Protocol):
+    """What the settings of every training say."""
+
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def epochs(self) -> int: ...
+    @property
+    def lora_rank(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
+
+
+def trainer_options(settings: Settings, scratch: str) -> dict[str, Any]:
     """The arguments every trainer of ours gets."""
     import torch
 
+    seed = settings.seed
     return {
+        "output_dir": scratch,
+        "learning_rate": settings.learning_rate,
+        "num_train_epochs": settings.epochs,
         "use_cpu": not torch.cuda.is_available(),
         "seed": seed % 2**31,
         "data_seed": seed % 2**31,
@@ -131,6 +148,16 @@ def shared(trainer: Any, model: Any) -> bool:
             kind = model.config.get_text_config().model_type
             print(f"{kind}: what its texts begin with is computed anew for each; training is slower", file=sys.stderr)
     return bool(trainer.reads_shared)
+
+
+def adapter(settings: Settings) -> Any:
+    """The adapter to be trained, or None where all weights are."""
+    return lora(settings.lora_rank) if settings.lora_rank else None
+
+
+def whole(trainer: Any, settings: Settings) -> Any:
+    """The trained model, its adapter merged."""
+    return trainer.model.merge_and_unload() if settings.lora_rank else trainer.model
 
 
 def run(trainer: Any) -> None:

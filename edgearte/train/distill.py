@@ -79,9 +79,6 @@ def _distill(student: Path, teacher: Path, prompts: Sequence[Any], settings: Set
     model.config.use_cache = True  # it writes as well
     with tempfile.TemporaryDirectory() as scratch:
         config = DistillationConfig(
-            output_dir=scratch,
-            learning_rate=settings.learning_rate,
-            num_train_epochs=settings.epochs,
             per_device_train_batch_size=settings.batch,
             warmup_steps=settings.warmup,
             lr_scheduler_type="linear",
@@ -89,7 +86,7 @@ def _distill(student: Path, teacher: Path, prompts: Sequence[Any], settings: Set
             temperature=settings.temperature,
             max_completion_length=settings.max_tokens,
             bf16=common.bf16(),
-            **common.trainer_options(settings.seed),
+            **common.trainer_options(settings, scratch),
         )
         trainer = DistillationTrainer(
             model=model,
@@ -97,14 +94,13 @@ def _distill(student: Path, teacher: Path, prompts: Sequence[Any], settings: Set
             args=config,
             train_dataset=Dataset.from_list([{"prompt": p} for p in prompts]),
             processing_class=tokenizer,
-            peft_config=common.lora(settings.lora_rank) if settings.lora_rank else None,
+            peft_config=common.adapter(settings),
         )
         common.run(trainer)
-    taught = trainer.model.merge_and_unload() if settings.lora_rank else trainer.model
     log = common.trained(
         trainer.state, len(prompts), {"loss": "loss", "entropy": "entropy", "length": "completions/mean_length"}
     )
-    common.save(taught, student, out, log)
+    common.save(common.whole(trainer, settings), student, out, log)
 
 
 def _teacher(folder: Path, dtype: str, width: int) -> Any:

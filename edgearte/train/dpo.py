@@ -47,10 +47,7 @@ def _align(folder: Path, rows: list[dict[str, str]], settings: Settings, out: Pa
     trainer_class, at_once = _trainer(settings)
     with tempfile.TemporaryDirectory() as scratch:
         config = DPOConfig(
-            output_dir=scratch,
             beta=settings.beta,
-            learning_rate=settings.learning_rate,
-            num_train_epochs=settings.epochs,
             per_device_train_batch_size=at_once,
             gradient_accumulation_steps=max(1, settings.batch // at_once),
             warmup_steps=0.1,
@@ -58,19 +55,19 @@ def _align(folder: Path, rows: list[dict[str, str]], settings: Settings, out: Pa
             max_length=None,
             precompute_ref_log_probs=True,  # once, before the first step: no second model is held, and no epoch computes them again
             bf16=settings.dtype == "bfloat16" and common.bf16(),
-            **common.trainer_options(settings.seed),
+            **common.trainer_options(settings, scratch),
         )
         trainer = trainer_class(
             model=model,
             args=config,
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
-            peft_config=common.lora(settings.lora_rank) if settings.lora_rank else None,
+            peft_config=common.adapter(settings),
         )
         common.run(trainer)
     keys = {"loss": "loss", "margin": "rewards/margins", "accuracy": "rewards/accuracies"}
     log = common.trained(trainer.state, len(rows), keys)
-    common.save(trainer.model.merge_and_unload() if settings.lora_rank else trainer.model, folder, out, log)
+    common.save(common.whole(trainer, settings), folder, out, log)
 
 
 def _trainer(settings: Settings) -> tuple[Any, int]:

@@ -60,30 +60,26 @@ def _train(folder: Path, examples: list[dict[str, Any]], settings: Settings, out
     model, tokenizer = common.load(folder, "float32")
     with tempfile.TemporaryDirectory() as scratch:
         config = SFTConfig(
-            output_dir=scratch,
-            learning_rate=settings.learning_rate,
-            num_train_epochs=settings.epochs,
             per_device_train_batch_size=settings.batch,
             warmup_steps=settings.warmup,
             lr_scheduler_type="linear",
             max_length=settings.max_tokens,
             completion_only_loss=True,
             bf16=common.bf16(),
-            **common.trainer_options(settings.seed),
+            **common.trainer_options(settings, scratch),
         )
         trainer = _trainer(weighted="weight" in examples[0])(
             model=model,
             args=config,
             train_dataset=Dataset.from_list(examples),
             processing_class=tokenizer,
-            peft_config=common.lora(settings.lora_rank) if settings.lora_rank else None,
+            peft_config=common.adapter(settings),
         )
         common.run(trainer)
-    taught = trainer.model.merge_and_unload() if settings.lora_rank else trainer.model
     log = common.trained(trainer.state, len(examples), {"loss": "loss", "learning_rate": "learning_rate"})
     tokens = settings.epochs * sum(map(len, trainer.train_dataset["input_ids"]))
     log = replace(log, tokens=tokens)  # what TRL's own loss would have counted
-    common.save(taught, folder, out, log)
+    common.save(common.whole(trainer, settings), folder, out, log)
 
 
 def _trainer(*, weighted: bool) -> Any:

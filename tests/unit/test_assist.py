@@ -382,6 +382,30 @@ def test_two_teachers_are_believed_where_they_agree(monkeypatch: pytest.MonkeyPa
     assert {j.annotation.id for j in found.judged if j.kept} == {i for i in bought if int(i[1:]) % 4 == 1}
 
 
+def test_drafting_a_pool_is_paid_by_every_budget_whoever_asked_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    drafted = steps.pool
+    setup, _ = world(monkeypatch, tmp_path)
+    wrote = "two and five?</input>\n<target>7</target>\n</Question_3>"
+    teacher = Scripted(says=lambda text: wrote)
+
+    @contextmanager
+    def recorded(setup: Setup, number: int = 0) -> Iterator[Kept]:
+        yield Kept(teacher, Calls(setup.store), setup.recipe.name)
+
+    monkeypatch.setattr(steps, "recorded", recorded)
+    how = HOW.model_copy(update={"pool": ("drafts",)})
+    draft_one = RECIPE.draft.model_copy(update={"questions": 1, "per_prompt": 1, "attempts": 1})
+    setup = replace(setup, recipe=RECIPE.model_copy(update={"draft": draft_one}))
+    left = []
+    for signal in ("consistency", "student"):
+        budget = steps.Allowance(setup, how.model_copy(update={"signals": (signal,)}), Budget(calls=5))
+        with budget.phase("pool", budget.left, shared=True) as purse:
+            assert len(drafted(setup, how, purse)) == 1
+        left.append(budget.left.calls)
+    assert len(teacher.asked) == 1, "the second budget finds the draft in the store"
+    assert left == [4, 4], "and pays for it all the same"
+
+
 class Killed(Exception):
     """Where a process would have died."""
 

@@ -61,13 +61,13 @@ def test_a_scorer_tells_the_useless_from_some_that_were_measured() -> None:
     worth = np.where(useless, -0.2, 0.3) + chance.normal(scale=0.05, size=60)
     places = weigh.measured(60, 0)
     assert len(places) == 20
-    found = weigh.scored(states, {k: float(worth[k]) for k in places})
+    found = weigh.scored(states.tolist(), {k: float(worth[k]) for k in places})
     assert all(found[k] == worth[k] for k in places)
     told = [k for k in range(60) if k not in places]
     pairs = [(found[a], found[b]) for a in told if useless[a] for b in told if not useless[b]]
     assert sum(low < high for low, high in pairs) > 0.95 * len(pairs)
     assert weigh.measured(5, 0) == [0, 1, 2, 3, 4]
-    assert weigh.scored(states[:1], {0: -0.5}) == [-0.5], "one that is known needs no scorer"
+    assert weigh.scored(states[:1].tolist(), {0: -0.5}) == [-0.5], "one that is known needs no scorer"
 
 
 @pytest.mark.parametrize("how", ["influence", "scorer"])
