@@ -53,7 +53,12 @@ ALONE = {
 WITHOUT_WARM_UP, WITHOUT_FILTER = "without the warm-up", "without the filter"
 ASKING_AGAIN = "asking again"
 BY_TRUST = "weighed by trust"
-WEIGHED = {"weighed by influence": "influence", "weighed by scorer": "scorer"}
+# arm -> what of the recipe's training it changes
+TRAINED: dict[str, dict[str, Any]] = {
+    "weighed by influence": {"weights": "influence"},
+    "weighed by scorer": {"weights": "scorer"},
+    "hidden states matched": {"match": 1.0},
+}
 
 ASSISTANT = {
     NO_SIGNAL: "the teacher asked at random, every answer believed",
@@ -67,15 +72,20 @@ ASSISTANT = {
     BY_TRUST: "all signals; an example counts as much as the assistant trusts it",
     "weighed by influence": "all signals; an example counts as much as a step on it helps",
     "weighed by scorer": "the same, told from the student's states for two thirds of them",
+    "hidden states matched": "all signals; answers come to be alike to the student that are to the teacher",
 }
 
-SEVERAL = {
-    "teachers by router": ("router", "of several teachers the one whose answer is predicted to be worth most"),
-    "teachers by policy": ("policy", "of several teachers the one that a learned policy takes"),
-    "best single teacher": ("best", "of several teachers the one that is best on the whole"),
-    "teachers by chance": ("uniform", "of several teachers each as often"),
-    "teachers that agree": ("agreement", "all of several teachers, believed where they agree"),
-}  # method -> how one is chosen, and in words
+# arm -> how of several teachers one is chosen, and in words
+SEVERAL: dict[str, tuple[dict[str, Any], str]] = {
+    "teachers by router": ({"choose": "router"}, "of several teachers the one whose answer is predicted to be worth most"),
+    "teachers by familiarity": (
+        {"choose": "router", "familiarity": True}, "the same, and a teacher counts less where a question is unlike what it knows"
+    ),
+    "teachers by policy": ({"choose": "policy"}, "of several teachers the one that a learned policy takes"),
+    "best single teacher": ({"choose": "best"}, "of several teachers the one that is best on the whole"),
+    "teachers by chance": ({"choose": "uniform"}, "of several teachers each as often"),
+    "teachers that agree": ({"choose": "agreement"}, "all of several teachers, believed where they agree"),
+}  # fmt: skip
 ASSISTANT |= {method: about for method, (_, about) in SEVERAL.items()}
 
 
@@ -121,6 +131,8 @@ def make(setup: Setup, arm: Arm, transferred: Path | None = None) -> Made:
     """The examples of an arm that teaches with a teacher's writing (all but the untaught one and the seeds alone)."""
     plain, method = setup.teacher.folder, arm.method
     if method in ASSISTANT:
+        if reason := _not_at_hand(setup, method):
+            return Made((), plain, f"not run: {reason}")
         return Made(assisted.teach(setup, _assist(setup, arm), Budget(calls=arm.calls), arm.name).examples, plain)
     if method in (UNALIGNED, TRANSFERRED):
         author = transferred if method == TRANSFERRED and transferred else plain
@@ -138,6 +150,14 @@ def make(setup: Setup, arm: Arm, transferred: Path | None = None) -> Made:
     return _aligned(setup, asked, method, KINDS.get(method, ("question", "rationale")), scorer)
 
 
+def _not_at_hand(setup: Setup, method: str) -> str:
+    """Why an arm that looks into teachers cannot, or ""."""
+    how, matched = setup.recipe.assist, "match" in TRAINED.get(method, ())
+    looked = how.several.teachers if how and how.several and SEVERAL.get(method, ({}, ""))[0].get("familiarity") else ()
+    others = any(t.endpoint for t in looked) and "one of the teachers is an endpoint: its weights are not at hand"
+    return (steps.not_at_hand(setup) if matched or looked else "") or others or ""
+
+
 def _assist(setup: Setup, arm: Arm) -> Assist:
     """The recipe's assistant, with what the arm leaves out left out."""
     whole = setup.recipe.assist
@@ -149,8 +169,9 @@ def _assist(setup: Setup, arm: Arm) -> Assist:
         changed["signals"] = signals[arm.method]
     if arm.method == WITHOUT_WARM_UP:
         changed["warmup"] = 0.0
-    several = whole.several and whole.several.model_copy(update={"choose": SEVERAL.get(arm.method, ("", ""))[0]})
-    changed["several"] = several if arm.method in SEVERAL else None
+    chosen = SEVERAL.get(arm.method)
+    several = whole.several and chosen and whole.several.model_copy(update={"familiarity": False, **chosen[0]})
+    changed["several"] = several or None
     changed["weigh"] = arm.method == BY_TRUST
     changed["again"] = (whole.again or Again()) if arm.method == ASKING_AGAIN else None
     return whole.model_copy(update=changed)
@@ -207,7 +228,7 @@ def teach(setup: Setup, arm: Arm, made: Made, examples: tuple[Example, ...]) -> 
     """The student after the arm's training on `examples`, a part of what it made."""
     if arm.method == ON_POLICY:
         return steps.distilled(setup, setup.student.folder, made.teacher, examples, arm.name)
-    if arm.method in WEIGHED:
-        how = setup.recipe.train.model_copy(update={"weights": WEIGHED[arm.method]})
+    if arm.method in TRAINED:
+        how = setup.recipe.train.model_copy(update=TRAINED[arm.method])
         setup = replace(setup, recipe=setup.recipe.model_copy(update={"train": how}))
     return steps.taught(setup, weighed(setup, examples), arm.name)

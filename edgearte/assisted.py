@@ -190,7 +190,8 @@ def _numbers(
     asked, texts = [group[0].annotation.input for group in warm], [q.input for q in questions]
     choose = how.several.choose if warm else "uniform"
     teachers = 1 + len(how.several.teachers)
-    return route.chosen(choose, asked, worth or [[0.0] * teachers], texts, seed_of(setup.recipe.seed, "route"))
+    counted = steps.familiar(setup, how.several, texts)
+    return route.chosen(choose, asked, worth or [[0.0] * teachers], texts, seed_of(setup.recipe.seed, "route"), counted)
 
 
 def _worth(judged: Judged) -> float:

@@ -99,6 +99,8 @@ def _endpoint_problems(recipe: Recipe) -> list[Problem]:
                 found.append(
                     f"{key}.style: an endpoint is asked in style: chat; a continuation needs a pattern, which servers take differently"
                 )
+    if several and several.familiarity and any(t.endpoint for t in (recipe.teacher, *several.teachers)):
+        found.append("assist.several.familiarity: an endpoint does not tell how probable a question is; set it to false")
     if recipe.teacher.endpoint is None:
         return [Problem(text) for text in found]
     if not (recipe.assist and recipe.assist.budget) and (recipe.align.question_pairs or recipe.align.rationale_pairs):
@@ -106,4 +108,6 @@ def _endpoint_problems(recipe: Recipe) -> list[Problem]:
                      "set align.question_pairs and align.rationale_pairs to 0")  # fmt: skip
     if recipe.on_policy.when != "never":
         found.append("on_policy: an endpoint cannot be distilled from on-policy, since its weights are not at hand")
+    if recipe.train.match:
+        found.append("train.match: an endpoint's hidden states cannot be matched, since its weights are not at hand; set it to 0")
     return [Problem(text) for text in found]

@@ -137,9 +137,13 @@ def work(recipe: Recipe, task: Task, sizes: Sizes, machine: Machine) -> list[Wor
     confirmed = recipe.verify.samples * (d.questions + tailoring)
     pairs = recipe.align.question_pairs + min(recipe.align.rationale_pairs, d.questions)
 
-    def students(number: int, examples: int) -> Work:
-        return train("train", number * examples * recipe.train.epochs, head + seed + rationale, student,
-                     sizes.student_folder, recipe.train.lora_rank, "float32", rationale / (head + seed + rationale))  # fmt: skip
+    def students(number: int, examples: int) -> list[Work]:
+        whole = head + seed + rationale
+        return [
+            ask("the teacher's states", number * examples if recipe.train.match else 0, whole, 0, asking[1], asking[0]),
+            train("train", number * examples * recipe.train.epochs, whole, student, sizes.student_folder, recipe.train.lora_rank,
+                  "float32", rationale / whole),
+        ]  # fmt: skip
 
     device = [
         ask("evaluate", (ARMS + 1) * len(task.evaluation) * (1 + len(recipe.measure.shots)),
@@ -158,7 +162,7 @@ def work(recipe: Recipe, task: Task, sizes: Sizes, machine: Machine) -> list[Wor
             ask("ask the teacher", 2 * bought, head + seed + 40, rationale, asking[1], asking[0]),
             ask("the student's samples", doubted * how.samples, head + seed, answer, student, recipe.student.dtype),
             ask("the assistant's trust", judged, head + 2 * seed + rationale, 1, sizes.assistant, how.dtype),
-            students(ARMS, bought),
+            *students(ARMS, bought),
             *device,
         ]  # fmt: skip
     return [
@@ -172,7 +176,7 @@ def work(recipe: Recipe, task: Task, sizes: Sizes, machine: Machine) -> list[Wor
         train("align", rounds * pairs * recipe.align.epochs, 2 * (head + 2 * seed + rationale), teacher, sizes.teacher_folder,
               recipe.align.lora_rank, recipe.teacher.dtype, 0.5),
         ask("tailor", rounds * tailoring, head + 2 * seed + 40, seed + rationale, asking[1], asking[0]),
-        students(ARMS, rounds * recipe.tailor.questions),
+        *students(ARMS, rounds * recipe.tailor.questions),
         *device,
     ]  # fmt: skip
 

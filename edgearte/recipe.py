@@ -184,6 +184,9 @@ class Train(Section):
     # What each example's loss counts. influence: what one step on it does to the loss on the preference questions, nothing where it
     # harms. scorer: the same of a third of them, told for the others from the student's states.
     weights: Literal["alike", "influence", "scorer"] = "alike"
+    # What it counts, beside the answers, that to the student's last hidden states those answers are alike that are to the teacher's
+    # (EmbedDistill).
+    match: Annotated[float, Field(ge=0)] = 0.0
 
 
 class OnPolicy(Section):
@@ -229,6 +232,13 @@ class Several(Section):
     teachers: Annotated[tuple[Teacher, ...], Field(min_length=1)]
     choose: Literal["router", "policy", "best", "uniform", "agreement"] = "router"
     quality: Share = 0.6  # of an answer's worth; the rest is how natural it is to the student (PerSyn)
+    familiarity: bool = False  # what the router predicts of a teacher counts less where a question is unlike what it knows (STRATANET)
+
+    @model_validator(mode="after")
+    def _predicted(self) -> Several:
+        if self.familiarity and self.choose != "router":
+            raise ValueError(f"familiarity is for choose: router, which predicts what an answer is worth, and not for {self.choose}")
+        return self
 
 
 class Guide(Section):

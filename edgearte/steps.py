@@ -29,11 +29,11 @@ from edgearte.convert.export import export
 from edgearte.convert.presets import load_preset
 from edgearte.errors import UserError
 from edgearte.evaluate import Answer
-from edgearte.lm import weights
+from edgearte.lm import hidden, weights
 from edgearte.lm.base import LM, rendered
 from edgearte.lm.calls import Calls
 from edgearte.lm.endpoint import Endpoint
-from edgearte.lm.hf import TransformersLM
+from edgearte.lm.hf import TransformersLM, form
 from edgearte.measure.host import measure
 from edgearte.measure.machine import describe
 from edgearte.measure.suite import load_suite
@@ -42,7 +42,7 @@ from edgearte.records import Artifact, Draft, Example, Measurement, Pair, Prefer
 from edgearte.setup import Setup, address
 from edgearte.store import seed_of
 from edgearte.task import Task
-from edgearte.train import distill, dpo, sft
+from edgearte.train import distill, dpo, match, sft
 
 MACHINE = ("cpu", "cores")  # what a measurement belongs to
 CHECKER_TIMEOUT = 600.0  # seconds a user's program may take for one round of drafts
@@ -214,7 +214,23 @@ def taught(setup: Setup, examples: Sequence[Example], arm: str) -> Path:
         max_tokens=t.max_tokens, seed=seed_of(setup.recipe.seed, "train"),
     )  # fmt: skip
     rows = sft.rows(examples, setup.asked)
-    return sft.train(setup.student.folder, setup.student.identity, rows, how, setup.store, label=f"train: {arm}")
+    return sft.train(
+        setup.student.folder, setup.student.identity, rows, how, setup.store, label=f"train: {arm}", matched=_matched(setup, examples)
+    )
+
+
+def _matched(setup: Setup, examples: Sequence[Example]) -> match.Match | None:
+    """What the recipe's teacher makes of the examples, where the student is to take it over."""
+    weight, found = setup.recipe.train.match, setup.teacher
+    if not weight:
+        return None
+    model = TransformersLM(found.folder, found.identity, dtype=setup.recipe.teacher.dtype)
+    apart = list({(e.input, e.completion): None for e in examples})
+    asked = rendered(model, [prompts.asked(setup.task.header, form(found.folder), text) for text, _ in apart])
+    texts = [(prompt, answer) for prompt, (_, answer) in zip(asked, apart, strict=True)]
+    states = dict(zip(apart, hidden.pooled(model, texts, setup.store), strict=True))
+    model.release()
+    return match.Match([states[e.input, e.completion] for e in examples], weight, found.identity)
 
 
 def warmed(setup: Setup, folder: Path) -> Path:

@@ -35,8 +35,12 @@ def rewards(right: Sequence[Sequence[float]], naturalness: Sequence[Sequence[flo
     return [[quality * r + (1 - quality) * float(next(places)) for r in row] for row in right]
 
 
-def chosen(how: How, asked: Sequence[str], worth: Sequence[Sequence[float]], texts: Sequence[str], seed: int) -> list[int]:
-    """The teacher to ask, by number, for each of `texts`; learned from `worth` [questions, teachers] of what was `asked` of all."""
+def chosen(
+    how: How, asked: Sequence[str], worth: Sequence[Sequence[float]], texts: Sequence[str], seed: int,
+    counted: Sequence[Sequence[float]] = (),
+) -> list[int]:  # fmt: skip
+    """The teacher to ask, by number, for each of `texts`; learned from `worth` [questions, teachers] of what was `asked` of all. What the
+    router predicts of a teacher counts as much as `counted` [texts, teachers] says, where that is known."""
     import random
 
     import numpy as np
@@ -49,6 +53,8 @@ def chosen(how: How, asked: Sequence[str], worth: Sequence[Sequence[float]], tex
     if how == "best" or not texts:
         return [best] * len(texts)
     scores = _predicted(asked, table, texts) if how == "router" else probabilities(asked, table, texts)
+    if counted and how == "router":
+        scores = scores.clip(min=0) * np.asarray(counted, float)
     # Where nothing tells them apart, the one that is best on the whole.
     return [best if row.max() - row[best] < 1e-9 else int(row.argmax()) for row in scores]
 

@@ -10,14 +10,15 @@ from pathlib import Path
 from edgearte import steps
 from edgearte.answers import grade
 from edgearte.arte import draft, influence, naturalness
-from edgearte.assist import annotate, confidence, hidden, signals, weigh
+from edgearte.assist import annotate, confidence, signals, weigh
+from edgearte.assist import familiar as familiarity
 from edgearte.errors import UserError
-from edgearte.lm import weights
+from edgearte.lm import hidden, weights
 from edgearte.lm.base import Completion, Prompt, Sampling, Score, rendered
 from edgearte.lm.calls import Budgeted, Calls, Kept, Limits, Price, Purse, Recorded
 from edgearte.lm.endpoint import Endpoint
 from edgearte.lm.hf import TransformersLM, form
-from edgearte.recipe import Assist, Budget
+from edgearte.recipe import Assist, Budget, Several
 from edgearte.records import Annotation, Draft, Example, Question, Rationale
 from edgearte.setup import Setup
 from edgearte.store import digest, seed_of
@@ -117,6 +118,18 @@ def natural(setup: Setup, folder: Path, answers: Sequence[Annotation]) -> list[f
     found = naturalness.score(model, setup.task, drafts, setup.form, setup.store)
     model.release()
     return [found.get((d.id, ""), float("-inf")) for d in drafts]
+
+
+def familiar(setup: Setup, how: Several, texts: Sequence[str]) -> list[list[float]]:
+    """What each teacher counts for each question, by how familiar it is to it: [questions, teachers]; empty where that is not asked for."""
+    if not how.familiarity or not texts:
+        return []
+    found = []
+    for number in range(1 + len(how.teachers)):
+        model = steps.teacher(setup, setup.author(number)[1].folder, number)
+        found.append(familiarity.log_probs(model, setup.task.header, texts, setup.store))
+        model.release()
+    return familiarity.weights(found)
 
 
 def trusted(setup: Setup, how: Assist, said: Sequence[tuple[str, str]], label: str) -> list[float]:

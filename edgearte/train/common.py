@@ -119,11 +119,11 @@ def texts(inputs: Mapping[str, Any], wanted: Any) -> list[Text]:
 
 
 def step(
-    trainer: Any, model: Any, groups: Sequence[Sequence[Text]], loss: Callable[[Sequence[int], list[Any]], Any]
+    trainer: Any, model: Any, groups: Sequence[Sequence[Text]], loss: Callable[[Sequence[int], trie.Read], Any]
 ) -> Any:
     """One training step over a batch of groups of texts; the batch's loss.
 
-    `loss` gives the share of some groups in the loss of the batch, from their numbers and the log-probabilities of their texts.
+    `loss` gives the share of some groups in the loss of the batch, from their numbers and what the model makes of their texts.
     The batch is computed part by part, each with a backward pass of its own.
     """
     import torch
@@ -132,7 +132,7 @@ def step(
     total = torch.zeros((), device=model.device)
     for part in trie.parts(groups, shared=shared(trainer, model)):
         with trainer.compute_loss_context_manager():
-            one = loss(part.groups, trie.log_probs(model, part))
+            one = loss(part.groups, trie.read(model, part))
         trainer.accelerator.backward(one)
         total = total + one.detach()
     return total

@@ -85,9 +85,9 @@ def _trainer(settings: Settings) -> tuple[Any, int]:
             reference = torch.stack((inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]), 1)
             margins = torch.zeros(len(groups))
 
-            def loss(numbers: Sequence[int], found: list[Any]) -> Any:
+            def loss(numbers: Sequence[int], found: trie.Read) -> Any:
                 """The pairs' share of the mean of -log sigmoid(beta * (chosen's log-ratio - rejected's))."""
-                ratios = torch.stack([f.sum() for f in found]).view(-1, 2) - reference[list(numbers)]
+                ratios = torch.stack([f.sum() for f in found.log_probs]).view(-1, 2) - reference[list(numbers)]
                 margin = settings.beta * (ratios[:, 0] - ratios[:, 1])
                 margins[list(numbers)] = margin.detach()
                 return -torch.nn.functional.logsigmoid(margin).sum() / len(groups)

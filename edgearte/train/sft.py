@@ -10,9 +10,11 @@ from typing import Any
 
 from edgearte.records import Example
 from edgearte.store import Store
-from edgearte.train import common
+from edgearte.train import common, match, trie
 
 VERSION = 3
+
+Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -42,18 +44,21 @@ def rows(examples: Sequence[Example], ask: Callable[[str], list[dict[str, str]] 
 
 
 def train(
-    folder: Path, identity: str, examples: Sequence[dict[str, Any]], settings: Settings, store: Store, *, label: str
-) -> Path:
-    """The folder of the student taught with `examples`, as `rows` made them."""
+    folder: Path, identity: str, examples: Sequence[dict[str, Any]], settings: Settings, store: Store, *, label: str,
+    matched: match.Match | None = None,
+) -> Path:  # fmt: skip
+    """The folder of the student taught with `examples`, as `rows` made them; with the teacher's states of them where they are `matched`."""
     options = {"student": identity, "rows": examples, **vars(settings)}
+    if matched:
+        options["matched"] = {"teacher": matched.teacher, "weight": matched.weight}
 
     def build(out: Path) -> None:
-        _train(folder, list(examples), settings, out)
+        _train(folder, list(examples), settings, matched, out)
 
     return store.tree("train", VERSION, options, build, label=label)
 
 
-def _train(folder: Path, examples: list[dict[str, Any]], settings: Settings, out: Path) -> None:
+def _train(folder: Path, examples: list[dict[str, Any]], settings: Settings, matched: match.Match | None, out: Path) -> None:
     from datasets import Dataset
     from trl import SFTConfig
 
@@ -68,7 +73,9 @@ def _train(folder: Path, examples: list[dict[str, Any]], settings: Settings, out
             bf16=common.bf16(),
             **common.trainer_options(settings, scratch),
         )
-        trainer = _trainer(weighted="weight" in examples[0])(
+        if matched:
+            examples = [{**e, "state": state} for e, state in zip(examples, matched.states, strict=True)]
+        trainer = _trainer([c for c in ("weight", "state") if c in examples[0]], matched.weight if matched else 0.0)(
             model=model,
             args=config,
             train_dataset=Dataset.from_list(examples),
@@ -76,57 +83,63 @@ def _train(folder: Path, examples: list[dict[str, Any]], settings: Settings, out
             peft_config=common.adapter(settings),
         )
         common.run(trainer)
-    log = common.trained(trainer.state, len(examples), {"loss": "loss", "learning_rate": "learning_rate"})
+    keys = {"loss": "loss", "learning_rate": "learning_rate", "distance": "distance"}
+    log = common.trained(trainer.state, len(examples), keys)
     tokens = settings.epochs * sum(map(len, trainer.train_dataset["input_ids"]))
     log = replace(log, tokens=tokens)  # what TRL's own loss would have counted
     common.save(common.whole(trainer, settings), folder, out, log)
 
 
-def _trainer(*, weighted: bool) -> Any:
-    """TRL's trainer; on a processor, or where examples have weights, with a step that reads what the batch's texts share once and scores
-    the answers alone.
+def _trainer(extra: Sequence[str], matching: float) -> Any:
+    """TRL's trainer; on a processor, or where examples have `extra` columns (a weight, the teacher's state), with a step that reads what
+    the batch's texts share once and scores the answers alone.
 
-    Without Triton, TRL's loss scores every token of the prompt too, with the whole vocabulary; and it knows no weights.
+    Without Triton, TRL's loss scores every token of the prompt too, with the whole vocabulary; and it knows neither column.
     """
     import torch
     from trl import SFTTrainer
 
-    if torch.cuda.is_available() and not weighted:
+    if torch.cuda.is_available() and not extra:
         return SFTTrainer
 
     class Shared(SFTTrainer):  # type: ignore[misc, unused-ignore]
         def __init__(self, *given: Any, **named: Any) -> None:
             super().__init__(*given, **named)
-            if weighted:
-                self.data_collator: Any = _with_weights(self.data_collator)
+            if extra:
+                self.data_collator: Any = _with(extra, self.data_collator)
 
         def _set_signature_columns_if_needed(self) -> None:
             super()._set_signature_columns_if_needed()
-            if weighted and "weight" not in self._signature_columns:
-                self._signature_columns.append("weight")
+            self._signature_columns += [c for c in extra if c not in self._signature_columns]
 
         def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
-            """Minus the mean over the batch's answer tokens of weight * log p."""
+            """Minus the mean over the batch's answer tokens of weight * log p, and `matching` times how unlike its geometry is to the
+            teacher's (for which the batch is computed in one part)."""
             read = common.texts(inputs, inputs["labels"] != -100)
             kept = [k for k, t in enumerate(read) if t.targets()]  # of some the answer was cut off
-            weights = inputs["weight"][kept].tolist() if weighted else []
+            groups = [kept] if matching else [[k] for k in kept]
             count = sum(len(read[k].targets()) for k in kept)
+            weights = inputs["weight"].tolist() if "weight" in extra else [1.0] * len(read)
 
-            def loss(numbers: Sequence[int], found: list[Any]) -> Any:
-                if weights:
-                    found = [weights[n] * f for n, f in zip(numbers, found, strict=True)]
-                return -torch.cat(found).sum() / count
+            def loss(numbers: Sequence[int], found: trie.Read) -> Any:
+                mine = [weights[k] for n in numbers for k in groups[n]]
+                total = -torch.cat([w * p for w, p in zip(mine, found.log_probs, strict=True)]).sum() / count
+                if matching and len(kept) > 1:
+                    apart = match.distance(found.states, inputs["state"][kept].to(model.device))
+                    self._metrics["train"]["distance"].append(apart.item())
+                    total = total + matching * apart
+                return total
 
-            return common.step(self, model, [[read[k]] for k in kept], loss)
+            return common.step(self, model, [[read[k] for k in group] for group in groups], loss)
 
     return Shared
 
 
-def _with_weights(collate: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
-    """A collator that keeps the rows' weights."""
+def _with(extra: Sequence[str], collate: Callable[[Rows], dict[str, Any]]) -> Callable[[Rows], dict[str, Any]]:
+    """A collator that keeps these columns of the rows."""
     import torch
 
-    def both(rows: list[dict[str, Any]]) -> dict[str, Any]:
-        return {**collate(rows), "weight": torch.tensor([row["weight"] for row in rows])}
+    def both(rows: Rows) -> dict[str, Any]:
+        return {**collate(rows), **{column: torch.tensor([row[column] for row in rows]) for column in extra}}
 
     return both

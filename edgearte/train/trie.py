@@ -8,6 +8,7 @@ gradients of all that follow them; nothing else changes, so losses and gradients
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -101,8 +102,22 @@ def _row(groups: Sequence[Sequence[Text]], part: Sequence[int]) -> Row:
     return Row(tuple(ids), tuple(positions), tuple(texts), tuple(paths), tuple(part))
 
 
+@dataclass(frozen=True)
+class Read:
+    """What a model makes of texts, by the targets of each: their log-probabilities, each given the tokens before it, in float32; and the
+    last hidden states that the head told them from, [targets, width]."""
+
+    log_probs: list[torch.Tensor]
+    states: list[torch.Tensor]
+
+
 def log_probs(model: Any, part: Row | Padded) -> list[torch.Tensor]:
-    """For every text of the part, the log-probabilities of its targets, each given the tokens before it; in float32."""
+    """The log-probabilities of the part's targets (`Read`)."""
+    return read(model, part).log_probs
+
+
+def read(model: Any, part: Row | Padded) -> Read:
+    """What the model makes of a part's texts."""
     import torch
 
     device = model.device
@@ -110,34 +125,53 @@ def log_probs(model: Any, part: Row | Padded) -> list[torch.Tensor]:
         return _padded(model, part.texts)
     before = [path[i - 1] for text, path in zip(part.texts, part.paths, strict=True) for i in text.targets()]
     kept, place = torch.unique(torch.tensor(before, device=device), return_inverse=True)  # the head computes these alone
-    with attending(model, NAME, _attention, _reading, _chains(part, model.device)):
+    with attending(model, NAME, _attention, _reading, _chains(part, model.device)), _before_head(model) as states:
         logits = model(
             input_ids=torch.tensor([part.ids], device=device),
             position_ids=torch.tensor([part.positions], device=device),
             logits_to_keep=kept,
             use_cache=False,
         ).logits[0]
-    return _chosen(logits, place, part.texts)
+    return _by_text(logits, states[0][0], place, part.texts)
 
 
-def _padded(model: Any, texts: Sequence[Text]) -> list[torch.Tensor]:
+@contextmanager
+def _before_head(model: Any) -> Iterator[list[torch.Tensor]]:
+    """Collects what the head is given: the last hidden states of the tokens it scores."""
+    seen: list[torch.Tensor] = []
+    hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+def _padded(model: Any, texts: Sequence[Text]) -> Read:
     import torch
 
     device, width = model.device, max(len(t.ids) for t in texts)
     first = min(t.targets()[0] for t in texts) - 1  # what comes before any answer needs no logits
-    logits = model(
-        input_ids=torch.tensor([[*t.ids, *[0] * (width - len(t.ids))] for t in texts], device=device),
-        attention_mask=torch.tensor([[1] * len(t.ids) + [0] * (width - len(t.ids)) for t in texts], device=device),
-        logits_to_keep=torch.arange(first, width - 1, device=device),
-        use_cache=False,
-    ).logits.flatten(0, 1)
+    with _before_head(model) as states:
+        logits = model(
+            input_ids=torch.tensor([[*t.ids, *[0] * (width - len(t.ids))] for t in texts], device=device),
+            attention_mask=torch.tensor([[1] * len(t.ids) + [0] * (width - len(t.ids)) for t in texts], device=device),
+            logits_to_keep=torch.arange(first, width - 1, device=device),
+            use_cache=False,
+        ).logits.flatten(0, 1)
     kept = width - 1 - first
     place = [k * kept + i - 1 - first for k, t in enumerate(texts) for i in t.targets()]
-    return _chosen(logits, torch.tensor(place, device=device), texts)
+    return _by_text(logits, states[0].flatten(0, 1), torch.tensor(place, device=device), texts)
+
+
+def _by_text(logits: torch.Tensor, states: torch.Tensor, place: torch.Tensor, texts: Sequence[Text]) -> Read:
+    """`place` [targets] says which line of `logits` [lines, vocabulary] and `states` [lines, width] tells each target."""
+    import torch
+
+    return Read(_chosen(logits, place, texts), list(torch.split(states[place], [len(t.targets()) for t in texts])))
 
 
 def _chosen(logits: torch.Tensor, place: torch.Tensor, texts: Sequence[Text]) -> list[torch.Tensor]:
-    """Log-probabilities of the targets; `place` [targets] says which line of `logits` [lines, vocabulary] predicts each.
+    """Log-probabilities of the targets (`_by_text`).
 
     The matrix of the whole vocabulary is what memory peaks at: it is kept once, as the model gave it, and its gradient is made in
     one float32 buffer.
@@ -262,8 +296,8 @@ def fits(model: Any, longest: int) -> bool:
     try:
         with torch.no_grad():
             trie = log_probs(model, _row([texts], [0]))[1][-3:]
-            alone = _padded(model, texts[1:])[0][-3:]
-            bare = _padded(model, [Text(texts[1].ids[8:], (True,) * 4)])[0]
+            alone = _padded(model, texts[1:]).log_probs[0][-3:]
+            bare = _padded(model, [Text(texts[1].ids[8:], (True,) * 4)]).log_probs[0]
     except (Unsupported, TypeError, ValueError):  # its attention has more to it, or it takes no positions
         return False
     finally:

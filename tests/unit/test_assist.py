@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from edgearte.assist import again, annotate, calibration, confidence, signals, s
 from edgearte.assist.signals import Sampled
 from edgearte.cli import main
 from edgearte.errors import UserError
-from edgearte.lm.base import Completion, Prompt, Sampling, Score
+from edgearte.lm.base import Completion, Prompt, Sampling
 from edgearte.lm.calls import Calls, Kept, Limits, Purse
 from edgearte.load import load_recipe
 from edgearte.recipe import Again, Assist, Budget, Guide, Recipe, Several, Teacher
@@ -31,6 +31,7 @@ from edgearte.setup import Setup
 from edgearte.store import Store
 from edgearte.task import Task, load_questions
 from tests import tiny
+from tests.scripted import Scripted
 
 SEEDS = (Question("s0", "two and two?", "4", "two and two"), Question("s1", "one and two?", "3", "one and two"))
 TASK = Task("t", "Add.", AnswerFormat("number"), SEEDS, SEEDS, (Question("e0", "six and six?", "12"),))
@@ -38,26 +39,6 @@ ASK = draft.Settings("chat", 2, 2, 1.0, 1.0, 50, 50, 0.0, 0.9, 2, 0)
 
 answers = st.lists(st.none() | st.sampled_from("abcd"), min_size=2, max_size=8)
 shares = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=30)
-
-
-class Scripted:
-    """A model whose words and likelihoods functions of the prompt decide; it remembers what it was asked."""
-
-    identity = "scripted"
-
-    def __init__(self, says: Callable[[str], str] = str, sure: Callable[[str, str], float] = lambda *_: 0.0) -> None:
-        self.says, self.sure, self.asked = says, sure, list[str]()
-
-    def generate(self, rows: Sequence[Prompt], sampling: Sampling) -> list[Completion]:
-        self.asked += [p.prefix + p.text for p in rows]
-        return [Completion(self.says(p.prefix + p.text), 10, 5, "stop") for p in rows]
-
-    def loglikelihood(self, pairs: Sequence[tuple[Prompt, str]]) -> list[Score]:
-        self.asked += [p.prefix + p.text for p, _ in pairs]
-        return [Score(self.sure(p.prefix + p.text, word), 1) for p, word in pairs]
-
-    def chat(self, messages: Sequence[dict[str, str]]) -> str:
-        return "".join(f"[{m['role']}]{m['content']}" for m in messages) + "[assistant]"
 
 
 def said(*found: str | None) -> Sampled:
@@ -502,6 +483,12 @@ def test_questions_of_a_pool_need_no_target(tmp_path: Path) -> None:
         (["ablate", "--arms", "ARTE with an assistant"], [], "needs a recipe in which one helps"),
         (["build"], ["assist.model=MODEL"], "one of budget and arte is needed"),
         (["ablate", "--arms", "assisted"], [], "need a recipe with one and its budget (assist:)"),
+        (["build"], ["assist.model=MODEL", "assist.budget.calls=4", "task.pool.file=seeds.jsonl",
+                     "assist.several={familiarity: true, teachers: [{model: x, endpoint: {url: 'http://localhost:9/v1'}}]}"],
+         "assist.several.familiarity: an endpoint does not tell"),
+        (["build"], ["assist.model=MODEL", "assist.budget.calls=4",
+                     "assist.several={familiarity: true, choose: policy, teachers: [{model: MODEL}]}"],
+         "familiarity is for choose: router"),
     ],
 )  # fmt: skip
 def test_mistakes_are_said_before_anything_is_done(

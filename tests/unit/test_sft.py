@@ -53,7 +53,7 @@ def test_the_curve_is_that_of_trl(
     rows = sft.rows(EXAMPLES * 2, lambda text: f"Question: {text}\nAnswer:")
     settings = sft.Settings(1e-3, 3, 2, rank, 0.0, most, 1)
     ours = read_log(sft.train(tiny_model, "tiny", rows, settings, Store(tmp_path / "ours"), label="t"))
-    monkeypatch.setattr(sft, "_trainer", lambda weighted: trl.SFTTrainer)
+    monkeypatch.setattr(sft, "_trainer", lambda *_: trl.SFTTrainer)
     theirs = read_log(sft.train(tiny_model, "tiny", rows, settings, Store(tmp_path / "theirs"), label="t"))
     assert len(ours.curve) == ours.steps == theirs.steps > 3
     for mine, other in zip(ours.curve, theirs.curve, strict=True):

@@ -1,4 +1,4 @@
-"""What a model makes of a text: its last hidden state, as the mean over the answer's tokens."""
+"""What a model makes of an answer: its last hidden states where it tells the answer's tokens, as their mean."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from edgearte.lm.hf import TransformersLM
 from edgearte.store import Store
 
-VERSION = 1
+VERSION = 2
 ROWS = 8  # texts computed together
 
 
@@ -29,8 +29,8 @@ def _one(model: TransformersLM, question: str, answer: str) -> list[float]:
     tokenizer, network = model.tokenizer, model.model
     before = tokenizer(question, add_special_tokens=False)["input_ids"]
     whole = tokenizer(question + answer, add_special_tokens=False)["input_ids"]
-    first = min(len(before), len(whole) - 1)  # a token on the border belongs to the answer
+    first = max(min(len(before), len(whole) - 1), 1)  # a token on the border belongs to the answer
     with torch.no_grad():
         states = network(torch.tensor([whole], device=network.device), output_hidden_states=True, use_cache=False).hidden_states[-1]
-    mean: list[float] = states[0, first:].float().mean(0).tolist()
+    mean: list[float] = states[0, first - 1 : -1].float().mean(0).tolist()
     return mean
