@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from edgearte import catalogue
 from edgearte.convert.presets import load_preset
 from edgearte.errors import Problem, UserError
+from edgearte.files import lines
 from edgearte.lm import endpoint, weights
 from edgearte.recipe import Recipe
 from edgearte.setup import address
@@ -32,6 +35,11 @@ def check(recipe: Recipe, task: Task) -> None:
                 load_preset(name) if kind == "export" else catalogue.load(kind, name)
             except UserError as error:
                 problems += error.problems
+    if recipe.export.general:
+        try:
+            lines(Path(recipe.export.general.file))
+        except UserError as error:
+            problems += [Problem(f"export.general.file: {p.message}") for p in error.problems]
     problems += _assist_problems(recipe, task)
     problems += _seed_problems(recipe, task)
     if recipe.teacher.style == "continuation" and not any(q.rationale for q in task.seeds):

@@ -68,6 +68,10 @@ def parser() -> argparse.ArgumentParser:
         "--texts", type=Path, help="held-out texts for the logit gate, one a line (default: a few general ones)"
     )
     export.add_argument(
+        "--calibrate", type=Path, metavar="FILE",
+        help="texts like those the model is for, one a line, or an importance matrix of llama.cpp's; low-bit presets keep what matters",
+    )
+    export.add_argument(
         "--store", type=Path, default=Path("runs/store"), help="where finished work is kept (default: runs/store)"
     )
 
@@ -218,7 +222,7 @@ def _tailor(args: argparse.Namespace) -> None:
 def _export(args: argparse.Namespace) -> int:
     from edgearte.convert.command import export_command
 
-    return export_command(args.model, args.to.split(","), args.out, args.texts, args.store)
+    return export_command(args.model, args.to.split(","), args.out, args.texts, args.store, args.calibrate)
 
 
 def _bench(args: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all."""
+"""Reading a file of texts; writing a file whole or not at all."""
 
 from __future__ import annotations
 
@@ -16,3 +16,14 @@ def write_text(path: Path, text: str) -> None:
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise UserError(f"{path}: could not be written: {error.strerror}") from error
+
+
+def lines(path: Path) -> list[str]:
+    """The texts of a file with one a line; `UserError` where it cannot be read or holds none."""
+    try:
+        found = [line for line in path.read_text("utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
+    if not found:
+        raise UserError(f"{path}: there is no text in it")
+    return found

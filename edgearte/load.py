@@ -74,10 +74,12 @@ def _anchored(recipe: Recipe, base: Path) -> Recipe:
         models["assist"] = named(how).model_copy(update={"several": several})
     responders = tuple(r.model_copy(update={"model": absolute(r.model)}) for r in recipe.prefer.responders)
     checker = tuple(absolute(part) for part in recipe.verify.checker)
+    general = recipe.export.general and recipe.export.general.model_copy(update={"file": absolute(recipe.export.general.file)})
     changed = {
         "task": recipe.task.model_copy(update=files),
         "prefer": recipe.prefer.model_copy(update={"responders": responders}),
         "verify": recipe.verify.model_copy(update={"checker": checker}),
+        "export": recipe.export.model_copy(update={"general": general}),
     }
     return recipe.model_copy(update={**changed, **models})
 

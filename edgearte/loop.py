@@ -83,7 +83,7 @@ def run(setup: Setup) -> Found:
 
     # export and measure: what counts is the file
     model = steps.student(setup, taught[best])
-    artifacts = steps.exported(setup, model, answers[best, 0])
+    artifacts = steps.exported(setup, model, answers[best, 0], lesson.sets[best])
     usable = [a for a in artifacts if not a.failed]
     artifact_answers = {a.preset: steps.artifact_answers(setup, model, a) for a in usable}
     measurements = {a.preset: steps.measured(setup, model, a) for a in usable}

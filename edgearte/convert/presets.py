@@ -9,18 +9,23 @@ from typing import Any
 from edgearte import catalogue
 from edgearte.errors import Problem, UserError
 
-TYPES = {"gguf": ("f16", "q8_0", "q4_k_m"), "onnx": ("fp32", "int4")}
+TYPES = {
+    "gguf": ("f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0", "iq4_nl", "iq4_xs", "q3_k_m", "q2_k"),
+    "onnx": ("fp32", "int4"),
+}
+CALIBRATIONS = {"gguf": ("none", "texts"), "onnx": ("none",)}
 RUNTIMES = {"gguf": "llama.cpp", "onnx": "onnxruntime-genai"}
 
 
 @dataclass(frozen=True)
 class Preset:
-    """What to make (`format`, `type`), what runs it, and the logit gate: mean KL divergence from the checkpoint at most
-    `max_kl` nats, the same most likely token at no less than the fraction `min_top1` of positions."""
+    """What to make (`format`, `type`), whether it is calibrated on texts, what runs it, and the logit gate: mean KL divergence
+    from the checkpoint at most `max_kl` nats, the same most likely token at no less than the fraction `min_top1` of positions."""
 
     name: str
     format: str
     type: str
+    calibration: str  # none | texts
     runtime: str
     about: str
     max_kl: float
@@ -49,7 +54,7 @@ def _mistakes(data: dict[str, Any]) -> list[str]:
     found += [f"missing key {key!r}" for key in known if key not in data]
     if found:
         return found
-    for key in ("name", "format", "type", "runtime", "about"):
+    for key in ("name", "format", "type", "calibration", "runtime", "about"):
         if not isinstance(data[key], str) or not data[key].strip():
             found.append(f"{key}: expected text, found {data[key]!r}")
     for key, low, high in (("max_kl", 0.0, float("inf")), ("min_top1", 0.0, 1.0)):
@@ -62,6 +67,9 @@ def _mistakes(data: dict[str, Any]) -> list[str]:
         return [f"format: {data['format']!r} is not known; known: {', '.join(TYPES)}"]
     if data["type"] not in TYPES[data["format"]]:
         found.append(f"type: {data['format']} has no {data['type']!r}; known: {', '.join(TYPES[data['format']])}")
+    if data["calibration"] not in CALIBRATIONS[data["format"]]:
+        allowed = ", ".join(CALIBRATIONS[data["format"]])
+        found.append(f"calibration: {data['format']} has no {data['calibration']!r}; known: {allowed}")
     if data["runtime"] != RUNTIMES[data["format"]]:
         found.append(f"runtime: {data['format']} is run by {RUNTIMES[data['format']]}, not {data['runtime']!r}")
     return found

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from edgearte.convert.export import export
+from edgearte.convert.command import GENERAL
+from edgearte.convert.export import Calibration, export
 from edgearte.convert.presets import load_preset
 from edgearte.lm.weights import Weights, resolve
 from edgearte.records import Artifact
@@ -19,6 +20,13 @@ TEXTS = [
     "Robin has 21 packages of gum and 17 packages of candy. There are 7 pieces in each package. How many does he have?",
     "The river rises in the hills to the north, passes two small towns and a mill, and reaches the sea.",
     "def mean(values):\n    if not values:\n        raise ValueError('no values')\n    return sum(values) / len(values)\n",
+]
+CALIBRATION = [
+    *GENERAL,
+    "Mia buys 12 boxes of pencils and 9 boxes of pens. There are 6 in each box. How many pencils and pens does she have together?",
+    "A bus carries 34 people. At the first stop 8 get off and 5 get on; at the second 11 get off. How many are still on the bus?",
+    "def largest(values):\n    best = None\n    for v in values:\n        if best is None or v > best:\n            best = v\n    return best\n",
+    "The road follows the valley for some miles, crosses the stream by a wooden bridge, and climbs to a village on the ridge.",
 ]
 QUESTIONS = ("What is the capital of France? Answer in one word.", "Say hi.", "Is the sky blue? Yes or no.")
 
@@ -57,8 +65,19 @@ def test_what_quantization_costs_is_in_order(artifacts: dict[str, Artifact]) -> 
     assert kl["f16"] < 1e-4 < kl["q8_0"] < 0.02 < kl["q4_k_m"] < kl["onnx-int4"]
 
 
+def test_calibration_on_texts_like_these_costs_nothing_and_loses_less(
+    source: Weights, store: Store, artifacts: dict[str, Artifact]
+) -> None:
+    """These weights were born in 4 bits, which flatters some types (never the comparison of one type with itself)."""
+    presets, how = [load_preset("q4_k_m")], Calibration("texts like these", tuple(CALIBRATION))
+    (calibrated,) = export(source.folder, source.identity, presets, TEXTS, store, calibration=how)
+    assert calibrated.bytes == artifacts["q4_k_m"].bytes
+    ours, plain = (a.gates[3].evidence["kl"] for a in (calibrated, artifacts["q4_k_m"]))
+    assert ours < 0.9 * plain
+
+
 def test_k_quants_that_fell_back_are_said(artifacts: dict[str, Artifact]) -> None:
-    (note,) = artifacts["q4_k_m"].notes
+    note, _ = artifacts["q4_k_m"].notes
     assert note == ("q4_k_m asked, 80% of weights stored as q5_0/q8_0 because rows of 576 are not divisible by 256")
     assert artifacts["q4_k_m"].bits_per_weight == pytest.approx(6.165, abs=0.01)
     assert Path(artifacts["q4_k_m"].path).stat().st_size == artifacts["q4_k_m"].bytes

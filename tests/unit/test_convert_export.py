@@ -18,7 +18,7 @@ import pytest
 
 from edgearte.convert import export as export_module
 from edgearte.convert.child import ChildFailed, run_module
-from edgearte.convert.export import check, export
+from edgearte.convert.export import Calibration, check, export
 from edgearte.convert.gates import logits_gate
 from edgearte.convert.presets import Preset, load_preset
 from edgearte.convert.reference import Reference, read_reference
@@ -27,7 +27,9 @@ from edgearte.records import Artifact, Gate
 from edgearte.store import Store
 from tests.tiny import smollm2
 
-PRESETS = ["f16", "q8_0", "q4_k_m", "onnx-fp32", "onnx-int4"]
+PRESETS = [
+    "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0", "iq4_nl", "iq4_xs", "q3_k_m", "q2_k", "onnx-fp32", "onnx-int4"
+]  # fmt: skip
 TEXTS = [
     "The quick brown fox jumps over the lazy dog. " * 8,
     "def f(x):\n    return x + 1\n",
@@ -115,9 +117,32 @@ def test_every_preset_passes_every_gate(artifacts: dict[str, Artifact]) -> None:
 
 
 def test_fallen_back_k_quants_are_noted(artifacts: dict[str, Artifact]) -> None:
-    (note,) = artifacts["q4_k_m"].notes
+    note, advice = artifacts["q4_k_m"].notes
     assert note.startswith("q4_k_m asked, 100% of weights stored as ") and "rows of 64, 128 are" in note
+    assert advice == "q4_k_m is better calibrated, and no texts to calibrate on were given"
     assert artifacts["q8_0"].notes == ()
+
+
+def test_low_bits_are_calibrated_once_for_all_types(
+    checkpoint: Path, prompts: list[str], tmp_path: Path, artifacts: dict[str, Artifact]
+) -> None:
+    texts, store = tuple(TEXTS), Store(tmp_path)
+    presets = [load_preset(n) for n in ("q8_0", "q4_0", "iq4_nl")]
+    made = {}
+    for how in (Calibration("commands", texts), Calibration("commands", texts, ("Something else altogether.",), 0.5)):
+        q8_0, *low = export(checkpoint, IDENTITY, presets, TEXTS, store, chat=prompts, calibration=how)
+        assert (q8_0.failed, q8_0.imatrix, q8_0.notes) == ("", "", ())
+        assert Path(q8_0.path).read_bytes() == Path(artifacts["q8_0"].path).read_bytes()
+        assert low[0].imatrix == low[1].imatrix
+        assert [a.notes[-1].split(" tokens: ")[1] for a in low] == [", ".join(["commands", "general text"][: 1 + bool(how.share)])] * 2
+        for a in low:
+            assert a.failed == ""
+            made[a.preset, how.share] = Path(a.path).read_bytes()
+            assert made[a.preset, how.share] != Path(artifacts[a.preset].path).read_bytes()
+    assert made["q4_0", 0] != made["q4_0", 0.5]
+    ours = Path(low[0].imatrix)
+    (theirs,) = export(checkpoint, IDENTITY, presets[1:2], TEXTS, store, chat=prompts, calibration=Calibration("x", imatrix=ours))
+    assert Path(theirs.path).read_bytes() == made["q4_0", 0.5], "an importance matrix from elsewhere does the same"
 
 
 def test_a_second_call_neither_converts_nor_runs_anything(
@@ -131,7 +156,7 @@ def test_a_second_call_neither_converts_nor_runs_anything(
     monkeypatch.setattr("edgearte.convert.converters.run_module", never)
     again = export(checkpoint, IDENTITY, [load_preset(n) for n in PRESETS], TEXTS, store, chat=prompts)
     assert {a.preset: a for a in again} == artifacts
-    strict = Preset("strict", "gguf", "q8_0", "llama.cpp", "thresholds are judged anew, not measured", 0.0, 1.0)
+    strict = Preset("strict", "gguf", "q8_0", "none", "llama.cpp", "thresholds are judged anew, not measured", 0.0, 1.0)
     (judged,) = export(checkpoint, IDENTITY, [strict], TEXTS, store, chat=prompts)
     assert judged.failed.startswith("gate logits: KL ")
 
