@@ -12,12 +12,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from edgearte.convert import calibrate, converters, imatrix
+from edgearte.convert import calibrate, converters, imatrix, mixed, sensitivity
 from edgearte.convert.bits import bits
 from edgearte.convert.child import ChildFailed, run_module
 from edgearte.convert.gates import eos_gate, logits_gate, template_gate, tokens_gate
 from edgearte.convert.presets import Preset
 from edgearte.convert.reference import CONVERSATIONS, Reference, read_reference
+from edgearte.errors import UserError
 from edgearte.records import Artifact, Gate, Tensor
 from edgearte.store import Store, digest
 
@@ -55,7 +56,7 @@ class _Source:
         """What the bytes of an artifact depend on."""
         made = {"identity": self.identity, "format": preset.format, "type": preset.type, "tools": converters.tools(preset.format)}
         key = self.calibration.key() if self.calibration and preset.calibration != "none" else ""
-        return {**made, "calibration": key} if key else made
+        return made | ({"calibration": key} if key else {}) | ({"budget": dict(preset.budget)} if preset.budget else {})
 
 
 def export(
@@ -98,7 +99,8 @@ def _artifact(source: _Source, preset: Preset, conditions: dict[str, str], refer
         bits_per_weight=held["bits_per_weight"],
         types=held["types"],
         tensors=tuple(Tensor(**t) for t in held["tensors"]),
-        notes=(*held["notes"], *_calibrated(source, preset)),
+        # What was chosen tensor by tensor did not fall back.
+        notes=(*([] if preset.type == "mixed" else held["notes"]), *_calibrated(source, preset)),
         imatrix=str(_imatrix(source)) if "calibration" in options else "",
     )
     try:
@@ -125,7 +127,7 @@ def _calibrated(source: _Source, preset: Preset) -> list[str]:
 
 def _convert(source: _Source, preset: Preset) -> Path:
     """The store tree of one conversion. All GGUF types come from one f16 file."""
-    name = f"{preset.format}-{preset.type}"
+    name = f"{preset.format}-{preset.name if preset.type == 'mixed' else preset.type}"
     if name in source.broken:
         raise ChildFailed(source.broken[name])
     options = source.options(preset)
@@ -137,7 +139,8 @@ def _convert(source: _Source, preset: Preset) -> Path:
             converters.to_gguf(source.checkpoint, source.identity, folder / "model.gguf", preset.type)
         else:
             calibrated = _imatrix(source) if "calibration" in options else None
-            converters.quantize(_f16(source), folder / "model.gguf", preset.type, calibrated)
+            type, tensors = _mixed(source, preset) if preset.type == "mixed" else (preset.type, {})
+            converters.quantize(_f16(source), folder / "model.gguf", type, calibrated, tensors)
 
     try:
         return source.store.tree(STAGE, VERSION, options, build, label=f"export {name}")
@@ -148,7 +151,35 @@ def _convert(source: _Source, preset: Preset) -> Path:
 
 def _f16(source: _Source) -> Path:
     """The GGUF file that all types are quantized from."""
-    return _convert(source, Preset("f16", "gguf", "f16", "none", "llama.cpp", "", 0.0, 1.0)) / "model.gguf"
+    return _plain(source, "f16")
+
+
+def _plain(source: _Source, type: str) -> Path:
+    """The GGUF file of a type, calibrated where that type is better so."""
+    calibration = "none" if type in ("f16", "bf16", "q8_0") else "texts"
+    return _convert(source, Preset(type, "gguf", type, calibration, "llama.cpp", "", 0.0, 1.0)) / "model.gguf"
+
+
+def _mixed(source: _Source, preset: Preset) -> tuple[str, dict[str, str]]:
+    """What a mixed file is called by, and the type of each of its tensors."""
+    how, f16 = source.calibration, _f16(source)
+    if how is None or not how.texts:
+        raise ChildFailed(f"{preset.name}: types are mixed by what texts show, and no texts to calibrate on were given")
+
+    def measured(folder: Path) -> None:
+        uses = sensitivity.measure(source.checkpoint, f16, how.texts)
+        found = mixed.options(f16, uses, _imatrix(source), folder)
+        (folder / "options.json").write_text(json.dumps({n: [asdict(o) for o in some] for n, some in found.items()}), "utf-8")
+
+    keys = {"identity": source.identity, "calibration": how.key(), "tools": converters.tools("gguf")}
+    held = source.store.tree("sensitivity", VERSION, keys, measured, label="sensitivities") / "options.json"
+    found = {n: [mixed.Option(**o) for o in some] for n, some in json.loads(held.read_text("utf-8")).items()}
+    other = preset.budget.get("size_of") or preset.budget.get("kl_of")
+    try:
+        chosen = mixed.choose(found, **mixed.limits(found, preset.budget, _plain(source, other) if other else None))
+    except UserError as error:  # what does not fit is told of this artifact, and the others are made
+        raise ChildFailed(str(error)) from error
+    return mixed.base(chosen), {name: option.type for name, option in chosen.items()}
 
 
 def _imatrix(source: _Source) -> Path:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from edgearte import catalogue
 from edgearte.errors import Problem, UserError
 
 TYPES = {
-    "gguf": ("f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0", "iq4_nl", "iq4_xs", "q3_k_m", "q2_k"),
+    "gguf": ("f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0", "iq4_nl", "iq4_xs", "q3_k_m", "q2_k", "mixed"),
     "onnx": ("fp32", "int4"),
 }
+# What a mixed preset may be given: at most the size of another type, or so many bits a weight; or the least size at which it is expected
+# to lose no more than another type, or than so many nats.
+BUDGETS = ("size_of", "bits", "kl_of", "kl")
 CALIBRATIONS = {"gguf": ("none", "texts"), "onnx": ("none",)}
 RUNTIMES = {"gguf": "llama.cpp", "onnx": "onnxruntime-genai"}
 
@@ -30,6 +34,7 @@ class Preset:
     about: str
     max_kl: float
     min_top1: float
+    budget: Mapping[str, Any] = field(default_factory=dict)  # of a mixed one, see BUDGETS
 
 
 def load_preset(name: str) -> Preset:
@@ -51,7 +56,7 @@ def _mistakes(data: dict[str, Any]) -> list[str]:
             near = difflib.get_close_matches(str(key), known, 1)
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
             found.append(f"unknown key {key!r}; {hint}")
-    found += [f"missing key {key!r}" for key in known if key not in data]
+    found += [f"missing key {key!r}" for key in known if key not in data and key != "budget"]
     if found:
         return found
     for key in ("name", "format", "type", "calibration", "runtime", "about"):
@@ -67,9 +72,25 @@ def _mistakes(data: dict[str, Any]) -> list[str]:
         return [f"format: {data['format']!r} is not known; known: {', '.join(TYPES)}"]
     if data["type"] not in TYPES[data["format"]]:
         found.append(f"type: {data['format']} has no {data['type']!r}; known: {', '.join(TYPES[data['format']])}")
+    found += _budget_mistakes(data)
     if data["calibration"] not in CALIBRATIONS[data["format"]]:
         allowed = ", ".join(CALIBRATIONS[data["format"]])
         found.append(f"calibration: {data['format']} has no {data['calibration']!r}; known: {allowed}")
     if data["runtime"] != RUNTIMES[data["format"]]:
         found.append(f"runtime: {data['format']} is run by {RUNTIMES[data['format']]}, not {data['runtime']!r}")
     return found
+
+
+def _budget_mistakes(data: dict[str, Any]) -> list[str]:
+    budget = data.get("budget")
+    if data["type"] != "mixed":
+        return ["budget: only a mixed type has one"] if budget is not None else []
+    if not isinstance(budget, dict) or len(budget) != 1 or next(iter(budget)) not in BUDGETS:
+        return [f"budget: a mixed type needs one of {', '.join(BUDGETS)}, found {budget!r}"]
+    ((kind, value),) = budget.items()
+    if kind in ("size_of", "kl_of"):
+        known = [t for t in TYPES["gguf"] if t != "mixed"]
+        return [] if value in known else [f"budget: {kind} names a type of {', '.join(known)}, found {value!r}"]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        return [f"budget: {kind} is a number above 0, found {value!r}"]
+    return ["calibration: a mixed type is chosen by what texts show; set it to texts"] if data["calibration"] != "texts" else []

@@ -23,9 +23,9 @@ TEXTS = [
 ]
 CALIBRATION = [
     *GENERAL,
-    "Mia buys 12 boxes of pencils and 9 boxes of pens. There are 6 in each box. How many pencils and pens does she have together?",
-    "A bus carries 34 people. At the first stop 8 get off and 5 get on; at the second 11 get off. How many are still on the bus?",
-    "def largest(values):\n    best = None\n    for v in values:\n        if best is None or v > best:\n            best = v\n    return best\n",
+    "Mia buys 12 boxes of pencils and 9 boxes of pens. There are 6 in each box. How many does she have in all?",
+    "A bus carries 34 people. At the first stop 8 get off and 5 get on; at the second 11 get off. How many are in it now?",
+    "def most(values):\n    best = None\n    for v in values:\n        best = v if best is None or v > best else best\n    return best\n",
     "The road follows the valley for some miles, crosses the stream by a wooden bridge, and climbs to a village on the ridge.",
 ]
 QUESTIONS = ("What is the capital of France? Answer in one word.", "Say hi.", "Is the sky blue? Yes or no.")

@@ -10,10 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgearte.cli import main
 from edgearte.convert import calibrate, converters, imatrix
 from edgearte.convert.bits import bits
 from edgearte.convert.imatrix import Imatrix
 from edgearte.errors import UserError
+from edgearte.load import load_recipe
+from tests import tiny
 
 TEXTS = ["switch on the lamp in the kitchen", "play some jazz, and not too loud", "will it rain today?"]
 
@@ -134,6 +137,40 @@ def test_calibration_keeps_what_is_used(tiny_model: Path, tmp_path: Path) -> Non
     types = {t.name: t.type for t in bits(tmp_path / "q.gguf").tensors}
     assert (types["blk.1.ffn_up.weight"], types["blk.0.ffn_up.weight"]) == ("q8_0", "q4_0")
     assert gguf.GGUFReader(tmp_path / "q.gguf").fields["general.file_type"].contents() == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "said"),
+    [
+        (None, "no.txt", "cannot be read"),
+        (b"  \n", "empty.txt", "there is no text in it"),
+        (b"\x01\x00\x00\x00\xff\xff\xff\x7f", "cut.dat", "not an importance matrix: it ends at byte 8"),
+        (b"GGUF\x03\x00\x00\x00", "cut.gguf", "not an importance matrix: a GGUF file whose header is damaged"),
+    ],
+)
+def test_what_cannot_calibrate_is_said_before_anything_is_done(
+    content: bytes | None, name: str, said: str, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    places = ["--out", str(tmp_path / "out"), "--store", str(tmp_path / "store")]
+    assert main(["export", str(tiny_model), "--to", "q4_0", "--calibrate", str(tmp_path / name), *places]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert name in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_names_general_text_from_where_it_lies(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tiny.write_recipe(tmp_path / "task", tiny_model)
+    (tmp_path / "task" / "any.txt").write_text("The road follows the valley.\n", "utf-8")
+    found = load_recipe(recipe, ["export.general.file=any.txt"]).export.general
+    assert found
+    assert (found.file, found.share) == (str(tmp_path / "task" / "any.txt"), 0.2)
+    assert main(["build", str(recipe), "export.general.file=none.txt", "--runs", str(tmp_path / "runs")]) == 2
+    assert "export.general.file: none.txt: cannot be read" in capsys.readouterr().err
 
 
 def weights(path: Path) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
