@@ -88,9 +88,9 @@ def _budget_mistakes(data: dict[str, Any]) -> list[str]:
     if not isinstance(budget, dict) or len(budget) != 1 or next(iter(budget)) not in BUDGETS:
         return [f"budget: a mixed type needs one of {', '.join(BUDGETS)}, found {budget!r}"]
     ((kind, value),) = budget.items()
-    if kind in ("size_of", "kl_of"):
-        known = [t for t in TYPES["gguf"] if t != "mixed"]
-        return [] if value in known else [f"budget: {kind} names a type of {', '.join(known)}, found {value!r}"]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+    known = [t for t in TYPES["gguf"] if t != "mixed"]
+    if kind in ("size_of", "kl_of") and value not in known:
+        return [f"budget: {kind} names a type of {', '.join(known)}, found {value!r}"]
+    if kind in ("bits", "kl") and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf")):
         return [f"budget: {kind} is a number above 0, found {value!r}"]
     return ["calibration: a mixed type is chosen by what texts show; set it to texts"] if data["calibration"] != "texts" else []

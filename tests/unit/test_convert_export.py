@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,22 @@ def test_low_bits_are_calibrated_once_for_all_types(
     ours = Path(low[0].imatrix)
     (theirs,) = export(checkpoint, IDENTITY, presets[1:2], TEXTS, store, chat=prompts, calibration=Calibration("x", imatrix=ours))
     assert Path(theirs.path).read_bytes() == made["q4_0", 0.5], "an importance matrix from elsewhere does the same"
+
+
+def test_types_are_mixed_within_a_budget(checkpoint: Path, prompts: list[str], tmp_path: Path) -> None:
+    store, presets = Store(tmp_path), [load_preset(n) for n in ("q4_k_m", "mixed-q4_k_m", "mixed-small")]
+    plain, mixed, small = export(checkpoint, IDENTITY, presets, TEXTS, store, chat=prompts, calibration=Calibration("x", tuple(TEXTS)))
+    assert (plain.failed, mixed.failed, small.failed) == ("", "", "")
+    assert sum(t.bytes for t in mixed.tensors) <= sum(t.bytes for t in plain.tensors)
+    assert small.bytes < plain.bytes
+    assert all("asked" not in note for a in (mixed, small) for note in a.notes)
+    kl = [a.gates[3].evidence["kl"] for a in (plain, mixed)]
+    assert kl[1] <= kl[0]
+    (none,) = export(checkpoint, IDENTITY, presets[1:2], TEXTS, store, chat=prompts)
+    assert none.failed == "mixed-q4_k_m: types are mixed by what texts show, and no texts to calibrate on were given"
+    nothing = replace(presets[1], name="tiny", budget={"bits": 1})
+    (none,) = export(checkpoint, IDENTITY, [nothing], TEXTS, store, chat=prompts, calibration=Calibration("x", tuple(TEXTS)))
+    assert "no choice of types fits" in none.failed
 
 
 def test_a_second_call_neither_converts_nor_runs_anything(
