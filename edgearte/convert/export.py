@@ -16,7 +16,7 @@ from edgearte.convert import calibrate, converters, imatrix, mixed, sensitivity
 from edgearte.convert.bits import bits
 from edgearte.convert.child import ChildFailed, run_module
 from edgearte.convert.gates import eos_gate, logits_gate, template_gate, tokens_gate
-from edgearte.convert.presets import Preset
+from edgearte.convert.presets import Preset, load_preset
 from edgearte.convert.reference import CONVERSATIONS, Reference, read_reference
 from edgearte.errors import UserError
 from edgearte.records import Artifact, Gate, Tensor
@@ -155,9 +155,8 @@ def _f16(source: _Source) -> Path:
 
 
 def _plain(source: _Source, type: str) -> Path:
-    """The GGUF file of a type, calibrated where that type is better so."""
-    calibration = "none" if type in ("f16", "bf16", "q8_0") else "texts"
-    return _convert(source, Preset(type, "gguf", type, calibration, "llama.cpp", "", 0.0, 1.0)) / "model.gguf"
+    """The GGUF file of a type, calibrated as its preset says."""
+    return _convert(source, load_preset(type)) / "model.gguf"
 
 
 def _mixed(source: _Source, preset: Preset) -> tuple[str, dict[str, str]]:

@@ -65,19 +65,16 @@ def test_what_quantization_costs_is_in_order(artifacts: dict[str, Artifact]) -> 
     assert kl["f16"] < 1e-4 < kl["q8_0"] < 0.02 < kl["q4_k_m"] < kl["onnx-int4"]
 
 
-def test_calibration_on_texts_like_these_costs_nothing_and_loses_less(
-    source: Weights, store: Store, artifacts: dict[str, Artifact]
-) -> None:
-    """These weights were born in 4 bits, which flatters some types (never the comparison of one type with itself)."""
-    presets, how = [load_preset("q4_k_m")], Calibration("texts like these", tuple(CALIBRATION))
+def test_calibration_on_texts_like_these_costs_nothing_and_loses_less(source: Weights, store: Store) -> None:
+    presets, how = [load_preset("iq4_nl")], Calibration("texts like these", tuple(CALIBRATION))
+    (plain,) = export(source.folder, source.identity, presets, TEXTS, store)
     (calibrated,) = export(source.folder, source.identity, presets, TEXTS, store, calibration=how)
-    assert calibrated.bytes == artifacts["q4_k_m"].bytes
-    ours, plain = (a.gates[3].evidence["kl"] for a in (calibrated, artifacts["q4_k_m"]))
-    assert ours < 0.9 * plain
+    assert calibrated.bytes <= plain.bytes
+    assert calibrated.gates[3].evidence["kl"] < 0.9 * plain.gates[3].evidence["kl"]
 
 
 def test_k_quants_that_fell_back_are_said(artifacts: dict[str, Artifact]) -> None:
-    note, _ = artifacts["q4_k_m"].notes
+    (note,) = artifacts["q4_k_m"].notes
     assert note == ("q4_k_m asked, 80% of weights stored as q5_0/q8_0 because rows of 576 are not divisible by 256")
     assert artifacts["q4_k_m"].bits_per_weight == pytest.approx(6.165, abs=0.01)
     assert Path(artifacts["q4_k_m"].path).stat().st_size == artifacts["q4_k_m"].bytes
