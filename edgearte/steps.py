@@ -296,9 +296,16 @@ def artifact_answers(setup: Setup, model: TransformersLM, artifact: Artifact) ->
     questions = task.evaluation[: m.questions or None]
     asked = [setup.asked(q.input) for q in questions]
     return evaluate.artifact(
-        Path(artifact.path), artifact.runtime, f"{model.identity}:{artifact.preset}", model, questions, asked, task.answer,
+        Path(artifact.path), artifact.runtime, _made(artifact), model, questions, asked, task.answer,
         m.max_tokens, m.threads, setup.store, label=f"answer: {artifact.preset}",
     )  # fmt: skip
+
+
+def _made(artifact: Artifact) -> str:
+    """The store's name of an artifact, which says what it was made of and how: a preset's name does not, since calibration or the preset's
+    own file may be others the next time."""
+    path = Path(artifact.path)
+    return (path.parent if artifact.format == "gguf" else path).name
 
 
 def measured(setup: Setup, model: TransformersLM, artifact: Artifact) -> Measurement:
@@ -306,7 +313,7 @@ def measured(setup: Setup, model: TransformersLM, artifact: Artifact) -> Measure
     m = setup.recipe.measure
     suite = load_suite(m.suite)
     options = {
-        "artifact": f"{model.identity}:{artifact.preset}", "suite": suite, "threads": m.threads,
+        "artifact": _made(artifact), "suite": suite, "threads": m.threads,
         "machine": {k: v for k, v in describe().items() if k in MACHINE},
     }  # fmt: skip
     row = setup.store.value(

@@ -10,12 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgearte import steps
 from edgearte.cli import main
 from edgearte.convert import calibrate, converters, imatrix
 from edgearte.convert.bits import bits
 from edgearte.convert.imatrix import Imatrix
 from edgearte.errors import UserError
 from edgearte.load import load_recipe
+from edgearte.measure import host
+from edgearte.records import Artifact
+from edgearte.setup import opened
 from tests import tiny
 
 TEXTS = ["switch on the lamp in the kitchen", "play some jazz, and not too loud", "will it rain today?"]
@@ -171,6 +175,25 @@ def test_a_recipe_names_general_text_from_where_it_lies(
     assert (found.file, found.share) == (str(tmp_path / "task" / "any.txt"), 0.2)
     assert main(["build", str(recipe), "export.general.file=none.txt", "--runs", str(tmp_path / "runs")]) == 2
     assert "export.general.file: none.txt: cannot be read" in capsys.readouterr().err
+
+
+def test_what_an_artifact_answered_is_not_taken_for_another_of_the_same_preset(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Calibrated otherwise, or made after a preset's file was changed, it has the same name and other answers."""
+    recipe, asked = tiny.write_recipe(tmp_path / "task", tiny_model), list[str]()
+
+    def answer(path: Path, _: str, rows: list[dict[str, str]], **__: object) -> list[dict[str, object]]:
+        asked.append(path.parent.name)
+        return [{"text": "<ans>lights</ans>", "prompt_tokens": 1, "new_tokens": 1} for _ in rows]
+
+    monkeypatch.setattr(host, "answer", answer)
+    with opened(recipe, [], tmp_path / "runs", "-test") as (setup, _):
+        model = steps.student(setup, setup.student.folder)
+        for tree in ("first", "second", "first"):
+            made = Artifact("q4_0", "gguf", "llama.cpp", str(tmp_path / tree / "model.gguf"), 1, 4.5, {})
+            assert len(steps.artifact_answers(setup, model, made)) == 12
+    assert asked == ["first", "second"]
 
 
 def weights(path: Path) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
