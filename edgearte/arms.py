@@ -52,7 +52,7 @@ ALONE = {
 }
 WITHOUT_WARM_UP, WITHOUT_FILTER = "without the warm-up", "without the filter"
 ASKING_AGAIN = "asking again"
-BY_TRUST = "weighed by trust"
+BY_TRUST, BY_FAMILIARITY = "weighed by trust", "teachers by familiarity"
 # arm -> what of the recipe's training it changes
 TRAINED: dict[str, dict[str, Any]] = {
     "weighed by influence": {"weights": "influence"},
@@ -78,7 +78,7 @@ ASSISTANT = {
 # arm -> how of several teachers one is chosen, and in words
 SEVERAL: dict[str, tuple[dict[str, Any], str]] = {
     "teachers by router": ({"choose": "router"}, "of several teachers the one whose answer is predicted to be worth most"),
-    "teachers by familiarity": (
+    BY_FAMILIARITY: (
         {"choose": "router", "familiarity": True}, "the same, and a teacher counts less where a question is unlike what it knows"
     ),
     "teachers by policy": ({"choose": "policy"}, "of several teachers the one that a learned policy takes"),
@@ -152,10 +152,12 @@ def make(setup: Setup, arm: Arm, transferred: Path | None = None) -> Made:
 
 def _not_at_hand(setup: Setup, method: str) -> str:
     """Why an arm that looks into teachers cannot, or ""."""
-    how, matched = setup.recipe.assist, "match" in TRAINED.get(method, ())
-    looked = how.several.teachers if how and how.several and SEVERAL.get(method, ({}, ""))[0].get("familiarity") else ()
-    others = any(t.endpoint for t in looked) and "one of the teachers is an endpoint: its weights are not at hand"
-    return (steps.not_at_hand(setup) if matched or looked else "") or others or ""
+    if "match" in TRAINED.get(method, ()):
+        return steps.not_at_hand(setup)
+    several = setup.recipe.assist and setup.recipe.assist.several
+    if method == BY_FAMILIARITY and several and any(t.endpoint for t in (setup.recipe.teacher, *several.teachers)):
+        return "one of the teachers is an endpoint: its weights are not at hand"
+    return ""
 
 
 def _assist(setup: Setup, arm: Arm) -> Assist:

@@ -220,16 +220,21 @@ def taught(setup: Setup, examples: Sequence[Example], arm: str) -> Path:
     )
 
 
+def as_read(setup: Setup, model: TransformersLM, examples: Sequence[Example]) -> dict[tuple[str, str], tuple[str, str]]:
+    """Each example once, by its question and answer: the prompt as this model is asked, and the answer."""
+    apart = list(dict.fromkeys((e.input, e.completion) for e in examples))
+    asked = rendered(model, [prompts.asked(setup.task.header, form(model.folder), text) for text, _ in apart])
+    return {(text, answer): (prompt, answer) for (text, answer), prompt in zip(apart, asked, strict=True)}
+
+
 def _matched(setup: Setup, examples: Sequence[Example]) -> match.Match | None:
     """What the recipe's teacher makes of the examples, where the student is to take it over."""
     weight, found = setup.recipe.train.match, setup.teacher
     if not weight:
         return None
     model = TransformersLM(found.folder, found.identity, dtype=setup.recipe.teacher.dtype)
-    apart = list({(e.input, e.completion): None for e in examples})
-    asked = rendered(model, [prompts.asked(setup.task.header, form(found.folder), text) for text, _ in apart])
-    texts = [(prompt, answer) for prompt, (_, answer) in zip(asked, apart, strict=True)]
-    states = dict(zip(apart, hidden.pooled(model, texts, setup.store), strict=True))
+    read = as_read(setup, model, examples)
+    states = dict(zip(read, hidden.pooled(model, list(read.values()), setup.store), strict=True))
     model.release()
     return match.Match([states[e.input, e.completion] for e in examples], weight, found.identity)
 
@@ -274,17 +279,13 @@ def exported(setup: Setup, model: TransformersLM, found: Sequence[Answer], examp
     asked = rendered(model, [setup.asked(a.question.input) for a in held_out])
     texts = [prompt + answer.text for prompt, answer in zip(asked, held_out, strict=True)]
     presets = [load_preset(name) for name in setup.recipe.export.presets]
-    identity = weights.identity(model.folder, setup.store)
-    return tuple(
-        export(model.folder, identity, presets, texts, setup.store, chat=asked, calibration=_calibration(setup, model, examples))
-    )
+    calibration = _calibration(setup, model, examples)
+    return tuple(export(model.folder, model.identity, presets, texts, setup.store, chat=asked, calibration=calibration))
 
 
 def _calibration(setup: Setup, model: TransformersLM, examples: Sequence[Example]) -> Calibration:
     """What the student was taught with, each example once as it is asked and answered."""
-    apart = list(dict.fromkeys((e.input, e.completion) for e in examples))
-    asked = rendered(model, [setup.asked(text) for text, _ in apart])
-    texts = tuple(prompt + answer for prompt, (_, answer) in zip(asked, apart, strict=True))
+    texts = tuple(prompt + answer for prompt, answer in as_read(setup, model, examples).values())
     general = setup.recipe.export.general
     name = f"the examples of {setup.recipe.name}"
     return Calibration(name, texts, tuple(lines(Path(general.file))), general.share) if general else Calibration(name, texts)

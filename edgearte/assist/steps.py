@@ -14,7 +14,7 @@ from edgearte.assist import annotate, confidence, signals, weigh
 from edgearte.assist import familiar as familiarity
 from edgearte.errors import UserError
 from edgearte.lm import hidden, weights
-from edgearte.lm.base import Completion, Prompt, Sampling, Score, rendered
+from edgearte.lm.base import Completion, Prompt, Sampling, Score
 from edgearte.lm.calls import Budgeted, Calls, Kept, Limits, Price, Purse, Recorded
 from edgearte.lm.endpoint import Endpoint
 from edgearte.lm.hf import TransformersLM, form
@@ -177,8 +177,7 @@ def weighed(setup: Setup, examples: Sequence[Example]) -> tuple[Example, ...]:
     worth = [found[d.id, ""] for d in drafts]
     if t.weights == "scorer":
         model = steps.student(setup, warm)
-        texts = rendered(model, [setup.asked(e.input) for e in apart])
-        states = hidden.pooled(model, list(zip(texts, [e.completion for e in apart], strict=True)), setup.store)
+        states = hidden.pooled(model, list(steps.as_read(setup, model, apart).values()), setup.store)
         model.release()
         worth = weigh.scored(states, dict(zip(places, worth, strict=True)))
     by_text = {(e.input, e.completion): w for e, w in zip(apart, weigh.rectified(worth), strict=True)}

@@ -12,6 +12,7 @@ from edgearte.lm.headers import read_gguf
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
 WINDOW = 512  # tokens read at once, as llama.cpp's own tool reads by default
@@ -35,27 +36,36 @@ def collect(checkpoint: Path, f16: Path, texts: Sequence[str], dataset: str) -> 
     if not read:
         raise UserError("calibration: its texts have no two tokens")
     model: Any = AutoModelForCausalLM.from_pretrained(str(checkpoint), local_files_only=True, dtype="auto").eval()
-    sums: dict[str, NDArray[np.float64]] = {}
-    counts: dict[str, int] = {}
-
-    def watch(name: str) -> Any:
-        def met(_: Any, given: tuple[torch.Tensor, ...]) -> None:
-            x = given[0].detach().float().flatten(0, -2)
-            sums[name] = sums.get(name, 0.0) + x.square().sum(0).double().numpy()
-            counts[name] = counts.get(name, 0) + len(x)
-
-        return met
-
+    met = Squares()
     for module_name, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear) and module_name in names:
-            module.register_forward_pre_hook(watch(names[module_name]))
+        if name := names.get(module_name):
+            module.register_forward_pre_hook(lambda _, given, name=name: met.add(name, given[0]))
     with torch.no_grad():
         for window in read:
             model(torch.tensor([window]), use_cache=False)
     return Imatrix(
-        {n: s.astype(np.float32)[None] for n, s in sums.items()}, {n: np.array([c], np.float32) for n, c in counts.items()},
-        (dataset,), len(read), WINDOW,
+        {n: s.numpy().astype(np.float32)[None] for n, s in met.sums.items()},
+        {n: np.array([c], np.float32) for n, c in met.counts.items()}, (dataset,), len(read), WINDOW,
     )  # fmt: skip
+
+
+class Squares:
+    """Sums of squares, column by column, and of how many rows, by name."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Any] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, name: str, values: torch.Tensor) -> None:
+        """Count in `values` [..., columns]."""
+        x = values.detach().float().flatten(0, -2)
+        self.sums[name] = self.sums.get(name, 0) + x.square().sum(0).double()
+        self.counts[name] = self.counts.get(name, 0) + len(x)
+
+    def mean(self, name: str) -> NDArray[np.float64]:
+        """The mean square of each column."""
+        found: NDArray[np.float64] = (self.sums[name] / self.counts[name]).numpy()
+        return found
 
 
 def weight_names(checkpoint: Path, f16: Path) -> dict[str, str]:

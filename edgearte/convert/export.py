@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class Calibration:
     share: float = 0.0
     imatrix: Path | None = None
 
+    @cached_property
     def key(self) -> str:
         """What its numbers depend on beside the checkpoint."""
         return digest(self.imatrix.read_bytes().hex() if self.imatrix else [self.name, self.texts, self.general, self.share])
@@ -44,7 +45,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class _Source:
-    """A checkpoint on its way to all its artifacts. What failed once is in `broken` and not tried again."""
+    """A checkpoint on its way to all its artifacts. What failed once is in `broken`, by what it was to be made of, and not tried again."""
 
     checkpoint: Path
     identity: str
@@ -55,8 +56,9 @@ class _Source:
     def options(self, preset: Preset) -> dict[str, Any]:
         """What the bytes of an artifact depend on."""
         made = {"identity": self.identity, "format": preset.format, "type": preset.type, "tools": converters.tools(preset.format)}
-        key = self.calibration.key() if self.calibration and preset.calibration != "none" else ""
-        return made | ({"calibration": key} if key else {}) | ({"budget": dict(preset.budget)} if preset.budget else {})
+        if self.calibration and preset.calibration != "none":
+            made["calibration"] = self.calibration.key
+        return made | ({"budget": dict(preset.budget)} if preset.budget else {})
 
 
 def export(
@@ -127,10 +129,10 @@ def _calibrated(source: _Source, preset: Preset) -> list[str]:
 
 def _convert(source: _Source, preset: Preset) -> Path:
     """The store tree of one conversion. All GGUF types come from one f16 file."""
-    name = f"{preset.format}-{preset.name if preset.type == 'mixed' else preset.type}"
-    if name in source.broken:
-        raise ChildFailed(source.broken[name])
     options = source.options(preset)
+    made_of = digest(options)
+    if made_of in source.broken:
+        raise ChildFailed(source.broken[made_of])
 
     def build(folder: Path) -> None:
         if preset.format == "onnx":
@@ -143,9 +145,9 @@ def _convert(source: _Source, preset: Preset) -> Path:
             converters.quantize(_f16(source), folder / "model.gguf", type, calibrated, tensors)
 
     try:
-        return source.store.tree(STAGE, VERSION, options, build, label=f"export {name}")
+        return source.store.tree(STAGE, VERSION, options, build, label=f"export {preset.name}")
     except ChildFailed as error:
-        source.broken[name] = str(error)
+        source.broken[made_of] = str(error)
         raise
 
 
@@ -161,16 +163,17 @@ def _plain(source: _Source, type: str) -> Path:
 
 def _mixed(source: _Source, preset: Preset) -> tuple[str, dict[str, str]]:
     """What a mixed file is called by, and the type of each of its tensors."""
-    how, f16 = source.calibration, _f16(source)
+    how = source.calibration
     if how is None or not how.texts:
         raise ChildFailed(f"{preset.name}: types are mixed by what texts show, and no texts to calibrate on were given")
 
     def measured(folder: Path) -> None:
+        f16 = _f16(source)
         uses = sensitivity.measure(source.checkpoint, f16, how.texts)
         found = mixed.options(f16, uses, _imatrix(source), folder)
         (folder / "options.json").write_text(json.dumps({n: [asdict(o) for o in some] for n, some in found.items()}), "utf-8")
 
-    keys = {"identity": source.identity, "calibration": how.key(), "tools": converters.tools("gguf")}
+    keys = {"identity": source.identity, "calibration": how.key, "tools": converters.tools("gguf")}
     held = source.store.tree("sensitivity", VERSION, keys, measured, label="sensitivities") / "options.json"
     found = {n: [mixed.Option(**o) for o in some] for n, some in json.loads(held.read_text("utf-8")).items()}
     other = preset.budget.get("size_of") or preset.budget.get("kl_of")
@@ -183,7 +186,7 @@ def _mixed(source: _Source, preset: Preset) -> tuple[str, dict[str, str]]:
 
 def _imatrix(source: _Source) -> Path:
     """The importance matrix of the source's calibration, in llama.cpp's form."""
-    how, f16 = source.calibration, _f16(source)
+    how = source.calibration
     if how is None:
         raise RuntimeError("there is nothing to calibrate on")
 
@@ -191,12 +194,13 @@ def _imatrix(source: _Source) -> Path:
         if how.imatrix:
             found = imatrix.read(how.imatrix)
         else:
+            f16 = _f16(source)
             found = calibrate.collect(source.checkpoint, f16, how.texts, how.name)
             if how.share:
                 found = calibrate.mixed(found, calibrate.collect(source.checkpoint, f16, how.general, "general text"), how.share)
         imatrix.write(found, folder / IMATRIX)
 
-    options = {"identity": source.identity, "calibration": how.key(), "tools": converters.tools("gguf")}
+    options = {"identity": source.identity, "calibration": how.key, "tools": converters.tools("gguf")}
     return source.store.tree("imatrix", VERSION, options, build, label="calibrate") / IMATRIX
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgearte.convert import converters
+from edgearte.convert.bits import K_BLOCK
 from edgearte.convert.sensitivity import Use, cost
 from edgearte.errors import UserError
 from edgearte.lm.headers import read_gguf
@@ -16,10 +17,8 @@ from edgearte.lm.headers import read_gguf
 # What llama.cpp computes fast. Those of 256 weights a block need rows that 256 divides.
 BY_32 = ("q4_0", "iq4_nl", "q4_1", "q5_0", "q5_1", "q8_0", "f16")
 BY_256 = ("q2_k", "q3_k", "iq4_xs", "q4_k", "q5_k", "q6_k")
-
-
-# The name a file goes by in which this type is the commonest.
-NAMED = {"q2_k": "q2_k", "q3_k": "q3_k_m", "q4_k": "q4_k_m", "q5_k": "q5_k_m", "f16": "q8_0"}
+# The name a file goes by in which this type is the commonest, where it is another.
+NAMED = {"q3_k": "q3_k_m", "q4_k": "q4_k_m", "q5_k": "q5_k_m", "f16": "q8_0"}
 
 
 @dataclass(frozen=True)
@@ -40,12 +39,12 @@ def options(f16: Path, uses: Mapping[str, Sequence[Use]], imatrix: Path | None, 
     tensors = {name: int(t.shape[0]) for name, t in exact.items()}
     found: dict[str, list[Option]] = {name: [] for name in tensors}
     for type in (*BY_32, *BY_256):
-        block = 256 if type in BY_256 else 32
+        block = K_BLOCK if type in BY_256 else 32
         wanted = {name: type for name, row in tensors.items() if row % block == 0}
         if not wanted:
             continue
         path = scratch / "tried.gguf"
-        converters.quantize(f16, path, "q8_0", imatrix, {**wanted, **{n: "q8_0" for n in tensors if n not in wanted}})
+        converters.quantize(f16, path, "q8_0", imatrix, wanted)
         for t in gguf.GGUFReader(path).tensors:
             if t.name in wanted and t.tensor_type.name.lower() == type:
                 error = gguf.dequantize(t.data, t.tensor_type) - gguf.dequantize(exact[t.name].data, exact[t.name].tensor_type)
@@ -63,7 +62,8 @@ def limits(found: Mapping[str, Sequence[Option]], budget: Mapping[str, Any], lik
         return {"nats": float(budget["kl"])}
     if like is None:
         raise RuntimeError("this budget is another artifact's")
-    taken = {name: read_gguf(like).tensors[name] for name in found}
+    header = read_gguf(like)
+    taken = {name: header.tensors[name] for name in found}
     if "size_of" in budget:
         return {"bytes": float(sum(t.bytes for t in taken.values()))}
     return {"nats": sum(next(o.cost for o in found[name] if o.type == t.type.lower()) for name, t in taken.items())}

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgearte.convert.calibrate import weight_names, windows
+from edgearte.convert.calibrate import Squares, weight_names, windows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,7 +52,7 @@ def measure(checkpoint: Path, f16: Path, texts: Sequence[str], seed: int = 0) ->
     model: Any = AutoModelForCausalLM.from_pretrained(str(checkpoint), local_files_only=True, dtype=torch.float32).eval()
     model.requires_grad_(False)
     names = weight_names(checkpoint, f16)
-    rows, columns = _Sums(), _Sums()
+    rows, columns = Squares(), Squares()
 
     def watch(name: str) -> Any:
         def met(_: Any, given: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
@@ -64,7 +64,7 @@ def measure(checkpoint: Path, f16: Path, texts: Sequence[str], seed: int = 0) ->
     for module_name, module in model.named_modules():
         if module_name in names:
             module.register_forward_hook(watch(names[module_name]))
-    looked_up, seen = _Sums(), torch.zeros(model.get_input_embeddings().num_embeddings, dtype=torch.float64)
+    looked_up, seen = Squares(), torch.zeros(model.get_input_embeddings().num_embeddings, dtype=torch.float64)
 
     def embedded(_: Any, given: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
         found = output.detach().requires_grad_()
@@ -89,20 +89,3 @@ def _rows(name: str, found: NDArray[np.float64]) -> NDArray[np.float64]:
     import numpy as np
 
     return np.full_like(found, found.mean()) if "attn_q" in name or "attn_k" in name else found
-
-
-class _Sums:
-    """Mean squares by name and column."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Any] = {}
-        self.counts: dict[str, int] = {}
-
-    def add(self, name: str, values: torch.Tensor) -> None:
-        x = values.detach().float().flatten(0, -2)
-        self.sums[name] = self.sums.get(name, 0) + x.square().sum(0).double()
-        self.counts[name] = self.counts.get(name, 0) + len(x)
-
-    def mean(self, name: str) -> NDArray[np.float64]:
-        found: NDArray[np.float64] = (self.sums[name] / self.counts[name]).numpy()
-        return found

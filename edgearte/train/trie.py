@@ -104,11 +104,19 @@ def _row(groups: Sequence[Sequence[Text]], part: Sequence[int]) -> Row:
 
 @dataclass(frozen=True)
 class Read:
-    """What a model makes of texts, by the targets of each: their log-probabilities, each given the tokens before it, in float32; and the
-    last hidden states that the head told them from, [targets, width]."""
+    """What a model makes of texts, by the targets of each: their log-probabilities, each given the tokens before it, in float32; `place`
+    [targets of all] says which of the head's `inputs` [lines, width] it told each from."""
 
     log_probs: list[torch.Tensor]
-    states: list[torch.Tensor]
+    inputs: torch.Tensor
+    place: torch.Tensor
+
+    @property
+    def states(self) -> list[torch.Tensor]:
+        """The last hidden states that each text's targets were told from, [targets, width]."""
+        import torch
+
+        return list(torch.split(self.inputs[self.place], [len(p) for p in self.log_probs]))
 
 
 def log_probs(model: Any, part: Row | Padded) -> list[torch.Tensor]:
@@ -132,7 +140,7 @@ def read(model: Any, part: Row | Padded) -> Read:
             logits_to_keep=kept,
             use_cache=False,
         ).logits[0]
-    return _by_text(logits, states[0][0], place, part.texts)
+    return Read(_chosen(logits, place, part.texts), states[0][0], place)
 
 
 @contextmanager
@@ -159,19 +167,12 @@ def _padded(model: Any, texts: Sequence[Text]) -> Read:
             use_cache=False,
         ).logits.flatten(0, 1)
     kept = width - 1 - first
-    place = [k * kept + i - 1 - first for k, t in enumerate(texts) for i in t.targets()]
-    return _by_text(logits, states[0].flatten(0, 1), torch.tensor(place, device=device), texts)
-
-
-def _by_text(logits: torch.Tensor, states: torch.Tensor, place: torch.Tensor, texts: Sequence[Text]) -> Read:
-    """`place` [targets] says which line of `logits` [lines, vocabulary] and `states` [lines, width] tells each target."""
-    import torch
-
-    return Read(_chosen(logits, place, texts), list(torch.split(states[place], [len(t.targets()) for t in texts])))
+    place = torch.tensor([k * kept + i - 1 - first for k, t in enumerate(texts) for i in t.targets()], device=device)
+    return Read(_chosen(logits, place, texts), states[0].flatten(0, 1), place)
 
 
 def _chosen(logits: torch.Tensor, place: torch.Tensor, texts: Sequence[Text]) -> list[torch.Tensor]:
-    """Log-probabilities of the targets (`_by_text`).
+    """Log-probabilities of the targets; `place` [targets] says which line of `logits` [lines, vocabulary] predicts each.
 
     The matrix of the whole vocabulary is what memory peaks at: it is kept once, as the model gave it, and its gradient is made in
     one float32 buffer.
