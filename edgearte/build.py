@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgearte import __version__, catalogue
-from edgearte.errors import UserError
+from edgearte.errors import Problem, UserError
 from edgearte.files import write_text
 from edgearte.recipe import Recipe
 from edgearte.setup import Setup, opened, write_recipe
@@ -23,6 +23,8 @@ KEY = "build.key"
 
 def build(recipe_path: Path, overrides: list[str], runs: Path) -> Result:
     """Run a recipe and leave `RUNS/NAME/`. A finished run of the very same inputs is read back, not computed."""
+    from edgearte.convert.beforehand import unknown
+    from edgearte.convert.presets import load_preset
     from edgearte.forecast import room
 
     with opened(recipe_path, overrides, runs) as (setup, run):
@@ -34,6 +36,8 @@ def build(recipe_path: Path, overrides: list[str], runs: Path) -> Result:
         if recipe.on_policy.when != "never":
             _shared_tokenizer(student.folder, teacher.folder)
         room(recipe, task, _sizes(setup), runs)
+        if refused := unknown(student.folder, [load_preset(name).format for name in recipe.export.presets]):
+            raise UserError([Problem(f"student.model, for export.presets: {why}") for why in refused.values()])
         return _build(setup, run, key)
 
 

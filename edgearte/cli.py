@@ -75,6 +75,12 @@ def parser() -> argparse.ArgumentParser:
         "--store", type=Path, default=Path("runs/store"), help="where finished work is kept (default: runs/store)"
     )
 
+    push = command("push", "put a bundle onto the Hugging Face Hub")
+    push.add_argument("bundle", type=Path, help="a bundle's folder, as `edgearte build` leaves it in runs/NAME/bundle")
+    push.add_argument("repo", help="the repository, owner/name; made where it is not there yet")
+    push.add_argument("--private", action="store_true", help="make it a private one")
+    push.add_argument("--dry-run", action="store_true", help="show what would go, and send nothing")
+
     bench = command("bench", "measure artifacts on this machine")
     bench.add_argument(
         "artifacts", nargs="+", type=Path, metavar="ARTIFACT", help="a .gguf file or a folder with genai_config.json"
@@ -223,6 +229,12 @@ def _export(args: argparse.Namespace) -> int:
     from edgearte.convert.command import export_command
 
     return export_command(args.model, args.to.split(","), args.out, args.texts, args.store, args.calibrate)
+
+
+def _push(args: argparse.Namespace) -> int:
+    from edgearte.push import push
+
+    return push(args.bundle, args.repo, private=args.private, dry_run=args.dry_run)
 
 
 def _bench(args: argparse.Namespace) -> None:

@@ -1,7 +1,8 @@
-"""Reading a file of texts; writing a file whole or not at all."""
+"""Reading a file of texts; writing a file whole or not at all; the room there is for more."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from edgearte.errors import UserError
@@ -27,3 +28,11 @@ def lines(path: Path) -> list[str]:
     if not found:
         raise UserError(f"{path}: there is no text in it")
     return found
+
+
+def disk_free(folder: Path) -> int:
+    """Bytes free where a folder is, or will be made."""
+    here = folder.absolute()
+    while not here.exists():
+        here = here.parent
+    return shutil.disk_usage(here).free

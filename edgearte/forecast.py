@@ -7,14 +7,15 @@ that are really reached were read off builds of small models; they are rough, an
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgearte.check import check
+from edgearte.convert.beforehand import PER_WEIGHT
 from edgearte.convert.presets import load_preset
 from edgearte.errors import Problem, UserError
+from edgearte.files import disk_free
 from edgearte.lm import weights
 from edgearte.lm.calls import Price
 from edgearte.recipe import Endpoint, Recipe
@@ -82,17 +83,9 @@ def room(recipe: Recipe, task: Task, sizes: Sizes, runs: Path) -> None:
         raise UserError(problems)
 
 
-def disk_free(runs: Path) -> int:
-    here = runs.absolute()
-    while not here.exists():
-        here = here.parent
-    return shutil.disk_usage(here).free
-
-
 def disk_needed(recipe: Recipe, sizes: Sizes) -> float:
     """Bytes of checkpoints, conversions and the bundle's copies, counted as if nothing were there yet."""
-    per_weight = {"f16": 2.0, "fp32": 4.0, "q8_0": 1.1, "int4": 1.0, "q4_k_m": 0.8}
-    artifacts = sum(per_weight.get(load_preset(p).type, 2.0) for p in recipe.export.presets)
+    artifacts = sum(PER_WEIGHT.get(load_preset(p).type, 2.0) for p in recipe.export.presets)
     return sizes.teacher * (4 + 2) + sizes.student * (4 + 2 * ARMS + 2 + 2 * artifacts)
 
 

@@ -143,7 +143,7 @@ def card(found: Found, whole: r.Result) -> Card:
         task=task.name,
         description=task.description,
         answer_format=task.answer.kind,
-        models=tuple(Origin(role, _called(m), m.licence) for role, m in sorted(_models(found.setup).items())),
+        models=tuple(Origin(role, m.called, m.licence) for role, m in sorted(_models(found.setup).items())),
         figures=tuple(Figure(a.model, a.where, a.shots, a.accuracy) for a in whole.accuracy),
         chosen=found.choice.preset,
         prompt="{input}" if by_system else f"{task.header}\nQuestion: {{input}}",
@@ -180,7 +180,7 @@ def _models(setup: Setup) -> dict[str, Weights]:
 
 
 def model(weights: Weights) -> r.ModelInfo:
-    return r.ModelInfo(_called(weights), weights.name, weights.identity, weights.licence, weights.parameters)
+    return r.ModelInfo(weights.called, weights.name, weights.identity, weights.licence, weights.parameters)
 
 
 def _endpoint(setup: Setup) -> r.EndpointUse | None:
@@ -193,11 +193,6 @@ def _endpoint(setup: Setup) -> r.EndpointUse | None:
         setup.teacher.name, asked.url, spent.calls, calls.spent(run, new=True).calls, spent.failed, spent.lost,
         spent.read + spent.lost_read, spent.written + spent.lost_written, spent.money(money),
     )  # fmt: skip
-
-
-def _called(weights: Weights) -> str:
-    """A model's name for others to read: a hub id or package as it is, of a path only the last part."""
-    return Path(weights.name).name if Path(weights.name).exists() else weights.name
 
 
 def stages(ledger: Sequence[Entry]) -> tuple[r.StageCost, ...]:
@@ -281,7 +276,7 @@ def _assistance(found: Found) -> r.Assistance | None:
         return None
     shown = sorted(ours.judged, key=lambda j: (j.kept, j.confidence or 0.0))  # what was dropped first, the most doubted of it before
     return r.Assistance(
-        assistant=_called(found.setup.assistant), signals=how.signals, confidence=how.confidence, pool=ours.pool,
+        assistant=found.setup.assistant.called, signals=how.signals, confidence=how.confidence, pool=ours.pool,
         calls=ours.bought, again=ours.again, tokens=ours.tokens,
         warmup=sum(j.phase == WARM_UP for j in ours.judged),
         kept=sum(j.kept for j in ours.judged),

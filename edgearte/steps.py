@@ -25,7 +25,9 @@ from edgearte.arte import (
 )
 from edgearte.arte.preference_set import PreferenceSet
 from edgearte.arte.verify import Check, Verdict
-from edgearte.convert.export import Calibration, export
+from edgearte.convert.describe import description
+from edgearte.convert.export import export
+from edgearte.convert.make import Calibration
 from edgearte.convert.presets import load_preset
 from edgearte.errors import UserError
 from edgearte.evaluate import Answer
@@ -279,8 +281,13 @@ def exported(setup: Setup, model: TransformersLM, found: Sequence[Answer], examp
     asked = rendered(model, [setup.asked(a.question.input) for a in held_out])
     texts = [prompt + answer.text for prompt, answer in zip(asked, held_out, strict=True)]
     presets = [load_preset(name) for name in setup.recipe.export.presets]
+    said = description(
+        setup.recipe.name, setup.student.called, setup.student.licence,
+        teacher=setup.teacher.called, task=setup.task.name, checkpoint=model.identity,
+    )  # fmt: skip
     calibration = _calibration(setup, model, examples)
-    return tuple(export(model.folder, model.identity, presets, texts, setup.store, chat=asked, calibration=calibration))
+    made = export(model.folder, model.identity, presets, texts, setup.store, chat=asked, calibration=calibration, description=said)
+    return tuple(made)
 
 
 def _calibration(setup: Setup, model: TransformersLM, examples: Sequence[Example]) -> Calibration:

@@ -60,7 +60,7 @@ def write_bundle(
     texts = {"README.md": readme(name, card, usable, lineage)}
     ggufs = [path for path, artifact in usable if artifact.format == "gguf"]
     if ggufs:
-        texts["Modelfile"] = modelfile(ggufs, *_tokenizer(checkpoint), system=card.system)
+        texts["Modelfile"] = modelfile(ggufs, *tokenizer_of(checkpoint), system=card.system)
     partial = folder.parent / f".{folder.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -137,7 +137,7 @@ def _sources(usable: Sequence[tuple[str, Artifact]], checkpoint: Path) -> dict[s
     return sources | tokenizer
 
 
-def _tokenizer(checkpoint: Path) -> tuple[dict[str, Any], str]:
+def tokenizer_of(checkpoint: Path) -> tuple[dict[str, Any], str]:
     """tokenizer_config.json and the chat template, which older checkpoints keep inside it."""
     path = checkpoint / "tokenizer_config.json"
     config: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}

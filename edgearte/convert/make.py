@@ -1,0 +1,184 @@
+"""The conversions of one checkpoint: each made once, kept in the store, and shared by all artifacts that begin with it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from edgearte.convert import calibrate, converters, imatrix, layerwise, mixed, overwrite, sensitivity
+from edgearte.convert.child import ChildFailed
+from edgearte.convert.describe import Description
+from edgearte.convert.gptq import BLOCK, Rounded
+from edgearte.convert.presets import Preset, load_preset
+from edgearte.errors import UserError
+from edgearte.lm.headers import read_gguf
+from edgearte.store import Store, digest
+
+VERSION = 1
+IMATRIX = "imatrix.gguf"
+LEAST = 0.5  # of a file's weights that have to be the checkpoint's own matrices
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What low-bit types are calibrated on: `texts` (of the data set so called), and `general` ones that count `share` (0 to 1); or an
+    importance matrix that is there already."""
+
+    name: str
+    texts: tuple[str, ...] = ()
+    general: tuple[str, ...] = ()
+    share: float = 0.0
+    imatrix: Path | None = None
+
+    @cached_property
+    def key(self) -> str:
+        """What its numbers depend on beside the checkpoint."""
+        return digest(self.imatrix.read_bytes().hex() if self.imatrix else [self.name, self.texts, self.general, self.share])
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint on its way to all its artifacts. What failed once is in `broken`, by what it was to be made of, and not tried again."""
+
+    checkpoint: Path
+    identity: str
+    calibration: Calibration | None
+    store: Store
+    description: Description = field(default_factory=dict)
+    broken: dict[str, str] = field(default_factory=dict)
+
+    def options(self, preset: Preset) -> dict[str, Any]:
+        """What the bytes of an artifact depend on."""
+        made = {"identity": self.identity, "format": preset.format, "type": preset.type, "tools": converters.tools(preset.format)}
+        if self.calibration and preset.calibration != "none":
+            made["calibration"] = self.calibration.key
+        if preset.calibration == "gptq":
+            made["rounding"] = "gptq"
+        if preset.format == "gguf" and self.description:
+            made["description"] = dict(self.description)
+        return made | ({"budget": dict(preset.budget)} if preset.budget else {})
+
+
+def calibrated(source: Source, preset: Preset) -> list[str]:
+    """What a calibrated artifact was calibrated on."""
+    if preset.calibration == "none":
+        return []
+    if not source.calibration:
+        return [f"{preset.name} is better calibrated, and no texts to calibrate on were given"]
+    if preset.calibration == "gptq":
+        return [f"rounded for what its layers meet in {source.calibration.name}"]
+    found = imatrix.read(importance(source))
+    tokens = max(float(c.max()) for c in found.counts.values())
+    return [f"calibrated on {tokens:,.0f} tokens: {', '.join(found.datasets) or source.calibration.name}"]
+
+
+def convert(source: Source, preset: Preset) -> Path:
+    """The store tree of one conversion. All GGUF types come from one f16 file."""
+    options = source.options(preset)
+    made_of = digest(options)
+    if made_of in source.broken:
+        raise ChildFailed(source.broken[made_of])
+    try:
+        return source.store.tree("export", VERSION, options, lambda folder: _build(source, preset, folder), label=f"export {preset.name}")
+    except ChildFailed as error:
+        source.broken[made_of] = str(error)
+        raise
+
+
+def _build(source: Source, preset: Preset, folder: Path) -> None:
+    out = folder / "model.gguf"
+    if preset.calibration == "gptq":
+        rounded = _rounded(source, preset)
+    if preset.format == "onnx":
+        converters.to_onnx(source.checkpoint, folder, preset.type)
+    elif preset.type in converters.CONVERTED:
+        converters.to_gguf(source.checkpoint, source.identity, out, preset.type, source.description)
+    elif preset.calibration == "gptq":
+        matrices = [t.name for t in read_gguf(_f16(source)).tensors.values() if len(t.shape) == 2 and t.shape[0] % BLOCK == 0]
+        converters.quantize(_f16(source), out, preset.type, None, dict.fromkeys(matrices, preset.type))
+    else:
+        weighed = importance(source) if source.calibration and preset.calibration != "none" else None
+        type, tensors = _mixed(source, preset) if preset.type == "mixed" else (preset.type, {})
+        converters.quantize(_f16(source), out, type, weighed, tensors)
+    if preset.calibration == "gptq":
+        put = overwrite.into_onnx(folder, rounded) if preset.format == "onnx" else overwrite.into_gguf(out, rounded, preset.type)
+        if put < LEAST:
+            raise ChildFailed(f"{preset.name}: only {put:.0%} of the weights in the file were recognized as the checkpoint's own")
+
+
+def _rounded(source: Source, preset: Preset) -> dict[str, Rounded]:
+    """The checkpoint's matrices, rounded to the levels of this type for what its layers meet."""
+    from safetensors.torch import load_file, save_file
+
+    how = source.calibration
+    if how is None or not how.texts:
+        raise ChildFailed(f"{preset.name}: its weights are rounded for what texts show, and no texts to calibrate on were given")
+    levels = overwrite.levels(preset.type)
+
+    def build(folder: Path) -> None:
+        made = layerwise.quantized(source.checkpoint, how.texts, how.general, how.share, levels)
+        codes = {f"{name}.codes": r.codes for name, r in made.items()}
+        save_file(codes | {f"{name}.scales": r.scales.half() for name, r in made.items()}, folder / "rounded.safetensors")
+
+    keys = {"identity": source.identity, "calibration": how.key, "levels": list(levels)}
+    held = load_file(source.store.tree("gptq", VERSION, keys, build, label="round") / "rounded.safetensors")
+    names = [name.removesuffix(".codes") for name in held if name.endswith(".codes")]
+    return {name: Rounded(held[f"{name}.codes"], held[f"{name}.scales"].float()) for name in names}
+
+
+def _f16(source: Source) -> Path:
+    """The GGUF file that all types are quantized from."""
+    return _plain(source, "f16")
+
+
+def _plain(source: Source, type: str) -> Path:
+    """The GGUF file of a type, calibrated as its preset says."""
+    return convert(source, load_preset(type)) / "model.gguf"
+
+
+def _mixed(source: Source, preset: Preset) -> tuple[str, dict[str, str]]:
+    """What a mixed file is called by, and the type of each of its tensors."""
+    how = source.calibration
+    if how is None or not how.texts:
+        raise ChildFailed(f"{preset.name}: types are mixed by what texts show, and no texts to calibrate on were given")
+
+    def measured(folder: Path) -> None:
+        f16 = _f16(source)
+        uses = sensitivity.measure(source.checkpoint, f16, how.texts)
+        found = mixed.options(f16, uses, importance(source), folder)
+        (folder / "options.json").write_text(json.dumps({n: [asdict(o) for o in some] for n, some in found.items()}), "utf-8")
+
+    keys = {"identity": source.identity, "calibration": how.key, "tools": converters.tools("gguf")}
+    held = source.store.tree("sensitivity", VERSION, keys, measured, label="sensitivities") / "options.json"
+    found = {n: [mixed.Option(**o) for o in some] for n, some in json.loads(held.read_text("utf-8")).items()}
+    other = preset.budget.get("size_of") or preset.budget.get("kl_of")
+    try:
+        chosen = mixed.choose(found, **mixed.limits(found, preset.budget, _plain(source, other) if other else None))
+    except UserError as error:  # what does not fit is told of this artifact, and the others are made
+        raise ChildFailed(str(error)) from error
+    return mixed.base(chosen), {name: option.type for name, option in chosen.items()}
+
+
+def importance(source: Source) -> Path:
+    """The importance matrix of the source's calibration, in llama.cpp's form."""
+    how = source.calibration
+    if how is None:
+        raise RuntimeError("there is nothing to calibrate on")
+
+    def build(folder: Path) -> None:
+        if how.imatrix:
+            found = imatrix.read(how.imatrix)
+        else:
+            f16 = _f16(source)
+            found = calibrate.collect(source.checkpoint, f16, how.texts, how.name)
+            if how.share:
+                found = calibrate.mixed(found, calibrate.collect(source.checkpoint, f16, how.general, "general text"), how.share)
+        imatrix.write(found, folder / IMATRIX)
+
+    options = {"identity": source.identity, "calibration": how.key, "tools": converters.tools("gguf")}
+    return source.store.tree("imatrix", VERSION, options, build, label="calibrate") / IMATRIX
+
+
