@@ -100,7 +100,7 @@ def _broken_by(whole: Artifact) -> str:
     if logits is None:
         return f"{whole.preset} could not be made either, so it is the conversion that breaks it"
     step = "the quantization" if logits.passed else "the conversion"
-    return f"{whole.preset} has KL {logits.evidence.get('kl', float('nan')):.4f} nats, so it is {step} that breaks it"
+    return f"{whole.preset} has KL {max(logits.evidence.get('kl', float('nan')), 0.0):.4f} nats, so it is {step} that breaks it"
 
 
 def check(preset: Preset, path: Path, reference: Reference) -> dict[str, Any]:

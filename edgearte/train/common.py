@@ -48,18 +48,39 @@ def lora(rank: int) -> Any:
 def save(model: Any, source: Path, out: Path, log: Trained) -> None:
     """The trained weights in bfloat16 (what they are exported from, and half the disk), the *source's* tokenizer, and the log.
 
-    The tokenizer is copied, not saved anew, so that training can never change how a text is split.
+    The tokenizer is copied, not saved anew, so that training can never change how a text is split. A base model ends texts with another
+    token than its chat template ends answers with; having learned answers, it must stop at both.
     """
     import shutil
 
     import torch
+    from transformers import AutoTokenizer
 
     model.config.use_cache = True
+    end, known = answer_end(AutoTokenizer.from_pretrained(str(source), local_files_only=True)), model.generation_config.eos_token_id
+    stops = known if isinstance(known, list) else [known]
+    if end is not None and end not in stops:
+        model.generation_config.eos_token_id = sorted({*stops, end} - {None})
     model.to(torch.bfloat16).save_pretrained(out)
     for file in source.iterdir():
         if file.name.startswith(("tokenizer", "special_tokens", "vocab", "merges", "chat_template", "added_tokens")):
             shutil.copy(file, out / file.name)
     (out / LOG).write_text(json.dumps(vars(log), indent=1), "utf-8")
+
+
+def answer_end(tokenizer: Any) -> int | None:
+    """The special token with which the chat template closes an answer; None where there is no template, or no such token."""
+    from jinja2 import TemplateError
+
+    said = "\N{BLACK STAR} said"
+    try:
+        text = str(tokenizer.apply_chat_template(
+            [{"role": "user", "content": "?"}, {"role": "assistant", "content": said}], tokenize=False
+        )) if tokenizer.chat_template else ""  # fmt: skip
+    except TemplateError:
+        return None
+    after = tokenizer(text.rpartition(said)[2], add_special_tokens=False)["input_ids"] if said in text else []
+    return int(after[0]) if after and after[0] in tokenizer.get_added_vocab().values() else None
 
 
 def read_log(folder: Path) -> Trained:

@@ -53,8 +53,10 @@ def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 def exported(model: Path, where: Path, *presets: str) -> tuple[int, list[Artifact]]:
     """`edgearte export`, as a user types it."""
-    out = where / "out"
-    code = main(["export", str(model), "--to", ",".join(presets), "--out", str(out), "--store", str(where / "runs-store")])
+    out, texts = where / "out", where / "texts.txt"
+    texts.write_text("\n".join(TEXTS), "utf-8")
+    options = ["--out", str(out), "--store", str(where / "runs-store"), "--texts", str(texts)]
+    code = main(["export", str(model), "--to", ",".join(presets), *options])
     return code, [Artifact(**{k: v for k, v in a.items() if k != "gates"}) for a in json.loads((out / "export.json").read_text("utf-8"))]
 
 
@@ -223,6 +225,7 @@ def test_12_olive_2316_memory_and_disk_are_looked_at_first(tiny_model: Path, tmp
 def test_13_unsloth_1558_a_merged_model_says_what_the_adapted_one_said(tiny_model: Path, copy: Path, tmp_path: Path, store: Store,
                                                                        capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     from peft import LoraConfig, PeftModel, get_peft_model
+    from peft.tuners.lora import LoraModel
     from transformers import AutoModelForCausalLM
 
     lora = tmp_path / "lora"
@@ -241,7 +244,7 @@ def test_13_unsloth_1558_a_merged_model_says_what_the_adapted_one_said(tiny_mode
         assert torch.allclose(merged(ids).logits, wanted, atol=1e-3)
         assert not torch.allclose(base(ids).logits, wanted, atol=1e-1)
     monkeypatch = pytest.MonkeyPatch()
-    monkeypatch.setattr(PeftModel, "merge_and_unload", lambda self: self.unload())  # a merge that loses the adapter
+    monkeypatch.setattr(LoraModel, "merge_and_unload", LoraModel.unload)  # a merge that loses the adapter
     again = Path(shutil.copytree(lora, tmp_path / "again"))
     edit(again / adapter.CONFIG, lambda d: d.update(inference_mode=False))
     assert main(["export", str(again), "--to", "f16", "--store", str(tmp_path / "s2"), "--out", str(tmp_path / "o")]) == 2

