@@ -2,7 +2,7 @@
 
 python benchmarks/llama_tools.py --texts FILE [--model MODEL] [--types q4_0,q4_k_m,…] [--tools FOLDER]
 
-Builds llama-quantize, llama-imatrix and llama-perplexity from the source package of the llama-cpp-python that is installed (some minutes,
+Builds llama.cpp's programs from the source package of the llama-cpp-python that is installed (some minutes,
 once; kept in FOLDER), and prints for each type: whether the tensors of both quantizers are the same bytes, given one importance matrix; the
 mean KL divergence that llama-perplexity measures against f16, and the one that edgearte's gate measures against the checkpoint, at the same
 positions of the same text. Beforehand: how far the two programs' importance matrices of one text are apart. Ends with 1 where they
@@ -31,7 +31,7 @@ from edgearte.lm import weights
 from edgearte.measure.machine import describe
 from edgearte.store import Store
 
-PROGRAMS = ("llama-quantize", "llama-imatrix", "llama-perplexity")
+PROGRAMS = ("llama-quantize", "llama-imatrix", "llama-perplexity", "llama-completion")
 CONTEXT = 256
 NEAR = 0.05
 
@@ -44,9 +44,8 @@ def built(folder: Path) -> Path:
         return programs
     place = folder / version
     place.mkdir(parents=True, exist_ok=True)
-    wanted = f"llama-cpp-python=={version}"
-    subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:", "--no-build-isolation",
-                    "-d", place, wanted], check=True)  # fmt: skip
+    wanted = ["--no-deps", "--no-binary", "llama-cpp-python", f"llama-cpp-python=={version}"]
+    subprocess.run([sys.executable, "-m", "pip", "download", "-q", "-d", place, *wanted], check=True)
     with tarfile.open(next(place.glob("*.tar.gz"))) as package:
         package.extractall(place, filter="data")
     (source,) = place.glob("*/vendor/llama.cpp")
@@ -77,7 +76,7 @@ def same_bytes(one: Path, other: Path) -> bool:
 def at_their_positions(path: Path, windows: list[list[int]], reference: dict[int, Path]) -> float:
     """The gate's KL over the positions that llama-perplexity counts: from the middle of each window to the last but one."""
     runtime = LlamaCpp(str(path), CONTEXT)
-    sums = [k * compare(runtime, [w[:k] for w in windows], reference[k])["kl"] for k in (CONTEXT - 1, CONTEXT // 2)]
+    sums = [k * float(compare(runtime, [w[:k] for w in windows], reference[k])["kl"]) for k in (CONTEXT - 1, CONTEXT // 2)]
     return (sums[0] - sums[1]) / (CONTEXT - 1 - CONTEXT // 2)
 
 

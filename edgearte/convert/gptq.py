@@ -24,10 +24,11 @@ ROWS = 4096  # rows worked on at once: what bounds the memory
 @dataclass(frozen=True)
 class Rounded:
     """A matrix as `codes` [rows, columns], the places of its weights among the levels, and `scales` [rows, columns / BLOCK], which are
-    float16 numbers whatever holds them."""
+    float16 numbers whatever holds them. `gain` is the error in what it puts out, against that of rounding each weight by itself."""
 
     codes: torch.Tensor
     scales: torch.Tensor
+    gain: float = 1.0
 
     def weight(self, levels: tuple[int, ...]) -> torch.Tensor:
         """What it stands for, in float32."""
@@ -46,27 +47,32 @@ def rounded(weight: torch.Tensor, hessian: torch.Tensor, levels: tuple[int, ...]
     upper = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(h[order][:, order])), upper=True)
     table = torch.tensor(levels, dtype=torch.float32)
     parts = [_rows(part.float(), h, order, upper, table) for part in torch.split(weight, ROWS)]
-    return Rounded(torch.cat([p.codes for p in parts]), torch.cat([p.scales for p in parts]))
+    codes, scales, left, plain = zip(*parts, strict=True)
+    return Rounded(torch.cat(codes), torch.cat(scales), float(sum(left) / max(sum(plain), 1e-30)))
 
 
-def _rows(weight: torch.Tensor, h: torch.Tensor, order: torch.Tensor, upper: torch.Tensor, table: torch.Tensor) -> Rounded:
-    """Rounding and fitting by turns, of each row the best that was met."""
+def _rows(
+    weight: torch.Tensor, h: torch.Tensor, order: torch.Tensor, upper: torch.Tensor, table: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, float, float]:
+    """Rounding and fitting by turns, of each row the best that was met: codes, scales, the error left and that of rounding alone."""
     import torch
 
+    def loss(codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+        error = weight - table[codes.long()] * scales.repeat_interleave(BLOCK, 1)
+        found: torch.Tensor = ((error @ h) * error).sum(1)
+        return found
+
     scales = searched(weight, h.diagonal(), table)
-    best, least = Rounded(torch.empty(0), scales), torch.full((len(weight),), float("inf"))
+    codes = _nearest(weight / scales.repeat_interleave(BLOCK, 1), table)
+    best, least = (codes, scales), loss(codes, scales)
+    plain = float(least.sum())
     for _ in range(ROUNDS):
         codes = _compensated(weight, scales.repeat_interleave(BLOCK, 1), order, upper, table)
-        values = table[codes.long()]
-        scales = fitted(weight, values, h).half().float()
-        error = weight - values * scales.repeat_interleave(BLOCK, 1)
-        loss = ((error @ h) * error).sum(1)
-        if not len(best.codes):
-            best = Rounded(codes, scales)
-        better = (loss < least)[:, None]
-        best = Rounded(torch.where(better, codes, best.codes), torch.where(better, scales, best.scales))
-        least = torch.minimum(loss, least)
-    return best
+        scales = fitted(weight, table[codes.long()], h).half().float()
+        now = loss(codes, scales)
+        better = (now < least)[:, None]
+        best, least = (torch.where(better, codes, best[0]), torch.where(better, scales, best[1])), torch.minimum(now, least)
+    return *best, float(least.sum()), plain
 
 
 def searched(weight: torch.Tensor, importance: torch.Tensor, table: torch.Tensor) -> torch.Tensor:

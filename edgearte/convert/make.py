@@ -91,7 +91,7 @@ def convert(source: Source, preset: Preset) -> Path:
 def _build(source: Source, preset: Preset, folder: Path) -> None:
     out = folder / "model.gguf"
     if preset.calibration == "gptq":
-        rounded = _rounded(source, preset)
+        rounded = _rounded(source, preset.name, preset.type)
     if preset.format == "onnx":
         converters.to_onnx(source.checkpoint, folder, preset.type)
     elif preset.type in converters.CONVERTED:
@@ -103,30 +103,35 @@ def _build(source: Source, preset: Preset, folder: Path) -> None:
         weighed = importance(source) if source.calibration and preset.calibration != "none" else None
         type, tensors = _mixed(source, preset) if preset.type == "mixed" else (preset.type, {})
         converters.quantize(_f16(source), out, type, weighed, tensors)
+        if mixed.ROUNDED in tensors.values():
+            overwrite.into_gguf(out, _rounded(source, preset.name, mixed.ROUNDED), mixed.ROUNDED)
     if preset.calibration == "gptq":
         put = overwrite.into_onnx(folder, rounded) if preset.format == "onnx" else overwrite.into_gguf(out, rounded, preset.type)
         if put < LEAST:
             raise ChildFailed(f"{preset.name}: only {put:.0%} of the weights in the file were recognized as the checkpoint's own")
 
 
-def _rounded(source: Source, preset: Preset) -> dict[str, Rounded]:
+def _rounded(source: Source, name: str, type: str) -> dict[str, Rounded]:
     """The checkpoint's matrices, rounded to the levels of this type for what its layers meet."""
-    from safetensors.torch import load_file, save_file
+    from safetensors import safe_open
+    from safetensors.torch import save_file
 
     how = source.calibration
     if how is None or not how.texts:
-        raise ChildFailed(f"{preset.name}: its weights are rounded for what texts show, and no texts to calibrate on were given")
-    levels = overwrite.levels(preset.type)
+        raise ChildFailed(f"{name}: its weights are rounded for what texts show, and no texts to calibrate on were given")
+    levels = overwrite.levels(type)
 
     def build(folder: Path) -> None:
         made = layerwise.quantized(source.checkpoint, how.texts, how.general, how.share, levels)
-        codes = {f"{name}.codes": r.codes for name, r in made.items()}
-        save_file(codes | {f"{name}.scales": r.scales.half() for name, r in made.items()}, folder / "rounded.safetensors")
+        held = {f"{n}.{k}": t for n, r in made.items() for k, t in (("codes", r.codes), ("scales", r.scales.half()))}
+        save_file(held, folder / "rounded.safetensors", {n: repr(r.gain) for n, r in made.items()})
 
     keys = {"identity": source.identity, "calibration": how.key, "levels": list(levels)}
-    held = load_file(source.store.tree("gptq", VERSION, keys, build, label="round") / "rounded.safetensors")
-    names = [name.removesuffix(".codes") for name in held if name.endswith(".codes")]
-    return {name: Rounded(held[f"{name}.codes"], held[f"{name}.scales"].float()) for name in names}
+    with safe_open(source.store.tree("gptq", VERSION, keys, build, label="round") / "rounded.safetensors", "pt") as held:
+        return {
+            name: Rounded(held.get_tensor(f"{name}.codes"), held.get_tensor(f"{name}.scales").float(), float(gain))
+            for name, gain in held.metadata().items() if name != "format"
+        }  # fmt: skip
 
 
 def _f16(source: Source) -> Path:
@@ -148,11 +153,13 @@ def _mixed(source: Source, preset: Preset) -> tuple[str, dict[str, str]]:
     def measured(folder: Path) -> None:
         f16 = _f16(source)
         uses = sensitivity.measure(source.checkpoint, f16, how.texts)
-        found = mixed.options(f16, uses, importance(source), folder)
+        names, rounded = calibrate.weight_names(source.checkpoint, f16), _rounded(source, preset.name, mixed.ROUNDED)
+        gains = {names[n]: r.gain for n, r in rounded.items() if n in names}
+        found = mixed.options(f16, uses, importance(source), gains, folder)
         (folder / "options.json").write_text(json.dumps({n: [asdict(o) for o in some] for n, some in found.items()}), "utf-8")
 
     keys = {"identity": source.identity, "calibration": how.key, "tools": converters.tools("gguf")}
-    held = source.store.tree("sensitivity", VERSION, keys, measured, label="sensitivities") / "options.json"
+    held = source.store.tree("sensitivity", 2, keys, measured, label="sensitivities") / "options.json"
     found = {n: [mixed.Option(**o) for o in some] for n, some in json.loads(held.read_text("utf-8")).items()}
     other = preset.budget.get("size_of") or preset.budget.get("kl_of")
     try:

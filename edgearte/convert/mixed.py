@@ -17,6 +17,7 @@ from edgearte.lm.headers import read_gguf
 # What llama.cpp computes fast. Those of 256 weights a block need rows that 256 divides.
 BY_32 = ("q4_0", "iq4_nl", "q4_1", "q5_0", "q5_1", "q8_0", "f16")
 BY_256 = ("q2_k", "q3_k", "iq4_xs", "q4_k", "q5_k", "q6_k")
+ROUNDED = "iq4_nl"  # the type whose tensors are rounded by GPTQ
 # The name a file goes by in which this type is the commonest, where it is another.
 NAMED = {"q3_k": "q3_k_m", "q4_k": "q4_k_m", "q5_k": "q5_k_m", "f16": "q8_0"}
 
@@ -31,8 +32,11 @@ class Option:
     elements: int
 
 
-def options(f16: Path, uses: Mapping[str, Sequence[Use]], imatrix: Path | None, scratch: Path) -> dict[str, list[Option]]:
-    """Every type that each tensor may take, from quantizing the whole model to each type and reading it back."""
+def options(
+    f16: Path, uses: Mapping[str, Sequence[Use]], imatrix: Path | None, gains: Mapping[str, float], scratch: Path
+) -> dict[str, list[Option]]:
+    """Every type that each tensor may take, from quantizing the whole model to each type and reading it back; `gains` is the share of its
+    cost that a tensor of type `ROUNDED` keeps when it is rounded with care."""
     import gguf
 
     exact = {t.name: t for t in gguf.GGUFReader(f16).tensors if t.name in uses}
@@ -48,7 +52,8 @@ def options(f16: Path, uses: Mapping[str, Sequence[Use]], imatrix: Path | None, 
         for t in gguf.GGUFReader(path).tensors:
             if t.name in wanted and t.tensor_type.name.lower() == type:
                 error = gguf.dequantize(t.data, t.tensor_type) - gguf.dequantize(exact[t.name].data, exact[t.name].tensor_type)
-                found[t.name].append(Option(type, cost(uses[t.name], error), int(t.n_bytes), int(t.n_elements)))
+                kept = gains.get(t.name, 1.0) if type == ROUNDED else 1.0
+                found[t.name].append(Option(type, kept * cost(uses[t.name], error), int(t.n_bytes), int(t.n_elements)))
         path.unlink()
     return {name: some for name, some in found.items() if some}
 

@@ -106,8 +106,8 @@ def _ordered(matrix: Rounded, heads: Iterable[int]) -> Iterable[Rounded]:
     rows = len(matrix.codes)
     for count in heads:
         if rows % (2 * count) == 0:
-            halves = (t.reshape(count, 2, -1, t.shape[1]).transpose(1, 2).reshape(t.shape) for t in (matrix.codes, matrix.scales))
-            yield Rounded(*halves)
+            codes, scales = (t.reshape(count, 2, -1, t.shape[1]).transpose(1, 2).reshape(t.shape) for t in (matrix.codes, matrix.scales))
+            yield Rounded(codes, scales)
 
 
 def _near(held: torch.Tensor, matrix: Rounded, levels: tuple[int, ...]) -> bool:

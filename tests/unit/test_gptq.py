@@ -47,6 +47,7 @@ def test_what_a_layer_puts_out_is_kept(levels: tuple[int, ...]) -> None:
     weight, hessian = correlated()
     found = gptq.rounded(weight, hessian, levels).weight(levels)
     assert loss(weight, found, hessian) < 0.6 * loss(weight, nearest(weight), hessian)
+    assert gptq.rounded(weight, hessian, levels).gain < 0.7, "against rounding each weight by itself, its scale searched"
     blind = gptq.rounded(weight, torch.eye(weight.shape[1]), levels).weight(levels)
     assert loss(weight, found, hessian) < 0.7 * loss(weight, blind, hessian), "it is what the layer meets that helps"
 

@@ -80,7 +80,7 @@ def test_a_size_is_spent_where_it_counts(tiny_model: Path, tmp_path: Path) -> No
     f16 = tmp_path / "f16.gguf"
     converters.to_gguf(tiny_model, "0" * 64, f16)
     uses = sensitivity.measure(tiny_model, f16, TEXTS)
-    found = mixed.options(f16, uses, None, tmp_path)
+    found = mixed.options(f16, uses, None, {"token_embd.weight": 0.5}, tmp_path)
     assert {o.type for some in found.values() for o in some} <= {*mixed.BY_32, *mixed.BY_256}
     for some in found.values():
         by_type = {o.type: o for o in some}
