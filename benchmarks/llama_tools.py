@@ -12,6 +12,7 @@ disagree: other bytes, or a KL more than 5 % apart.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -52,7 +53,8 @@ def built(folder: Path) -> Path:
     flags = ["-DCMAKE_BUILD_TYPE=Release", "-DLLAMA_CURL=OFF", "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF",
              "-DLLAMA_BUILD_SERVER=OFF", *llama_cmake_args(describe()["features"]).split()]  # fmt: skip
     subprocess.run(["cmake", "-S", source, "-B", place / "build", *flags], check=True, stdout=subprocess.DEVNULL)
-    subprocess.run(["cmake", "--build", place / "build", "-j", "--target", *PROGRAMS], check=True, stdout=subprocess.DEVNULL)
+    at_once = str(len(os.sched_getaffinity(0)))
+    subprocess.run(["cmake", "--build", place / "build", "-j", at_once, "--target", *PROGRAMS], check=True, stdout=subprocess.DEVNULL)
     return programs
 
 
