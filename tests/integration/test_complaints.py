@@ -67,20 +67,16 @@ def strange(folder: Path) -> None:
     edit(folder / "tokenizer.json", lambda d: d.update(pre_tokenizer={"type": "Sequence", "pretokenizers": [pre, rest]}))
 
 
-def test_1_llama_cpp_22700_an_unknown_pre_tokenizer_stops_gguf_alone(copy: Path, store: Store) -> None:
+def test_1_llama_cpp_22700_and_2_unsloth_2984_an_unknown_pre_tokenizer_stops_gguf_alone_in_the_converters_own_words(
+    copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     strange(copy)
-    gguf, onnx = export(copy, "0" * 64, [load_preset("q8_0"), load_preset("onnx-fp32")], TEXTS, store)
-    assert "BPE pre-tokenizer was not recognized" in gguf.failed
-    assert onnx.path and not onnx.failed.startswith("the ONNX model builder"), "the other format is made and judged by itself"
-
-
-def test_2_unsloth_2984_the_converters_own_error_is_what_one_reads(copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    strange(copy)
-    code, _ = exported(copy, tmp_path, "q8_0")
-    said = capsys.readouterr().out
+    code, (gguf, onnx) = exported(copy, tmp_path, "q8_0", "onnx-fp32")
     assert code == 1
+    said = capsys.readouterr().out
     assert "q8_0: not usable: the GGUF converter failed with exit code 1; it said:" in said
-    assert "BPE pre-tokenizer was not recognized" in said
+    assert "BPE pre-tokenizer was not recognized" in said and "BPE pre-tokenizer was not recognized" in gguf.failed
+    assert onnx.path and not onnx.failed.startswith("the ONNX model builder"), "the other format is made and judged by itself"
 
 
 def test_3_ollama_6823_an_export_brings_the_template_and_the_stops(tiny_model: Path, tmp_path: Path) -> None:
