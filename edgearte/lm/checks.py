@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from edgearte.lm.headers import BrokenFile, GGUFHeader, Stored, read_gguf, read_safetensors
+from edgearte.lm.headers import DAMAGED, BrokenFile, GGUFHeader, Stored, read_gguf, read_safetensors
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
@@ -27,11 +27,14 @@ def gguf_problems(path: Path) -> list[str]:
     except OSError as error:
         return [f"cannot be read: {error.strerror or error}"]
     found = []
-    if int(header.metadata.get("split.count", 1)) > 1:
-        found.append("one part of a split GGUF file; join the parts with `llama-gguf-split --merge`")
-    if "general.architecture" not in header.metadata:
-        found.append("its metadata lacks general.architecture: not a language model")
-    return found + _gguf_vocabulary(header) + _gguf_rope(header)
+    try:
+        if int(header.metadata.get("split.count", 1)) > 1:
+            found.append("one part of a split GGUF file; join the parts with `llama-gguf-split --merge`")
+        if "general.architecture" not in header.metadata:
+            found.append("its metadata lacks general.architecture: not a language model")
+        return found + _gguf_vocabulary(header) + _gguf_rope(header)
+    except DAMAGED as error:
+        return [*found, f"its metadata holds values that no model has: {error}"]
 
 
 def _gguf_vocabulary(header: GGUFHeader) -> list[str]:
@@ -72,6 +75,14 @@ def _differs(tokens: int, rows: int) -> str:
 def folder_problems(folder: Path) -> list[str]:
     """Everything wrong with a Hugging Face model folder that its small files and headers tell."""
     found: list[str] = []
+    try:
+        _folder(folder, found)
+    except DAMAGED as error:
+        found.append(f"its small files hold values that no model has: {error}")
+    return found
+
+
+def _folder(folder: Path, found: list[str]) -> None:
     config = _json(folder / "config.json", found)
     tensors = _weights(folder, found)
     if not any((folder / name).is_file() for name in TOKENIZERS):
@@ -85,7 +96,6 @@ def folder_problems(folder: Path) -> list[str]:
         found.append(_differs(highest + 1, size))
     if "auto_map" in config and not _native(str(config.get("model_type"))):
         found.append("its architecture is code in its repository (auto_map), and such code is never run")
-    return found
 
 
 def _json(path: Path, found: list[str]) -> dict[str, Any]:
@@ -94,7 +104,7 @@ def _json(path: Path, found: list[str]) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         found.append(f"{path.name} cannot be read: {error}")
         return {}
     if not isinstance(value, dict):

@@ -26,6 +26,10 @@ _KNOWN_STARTS = {
 }
 
 
+# What reading values of the wrong kind, size or depth ends in; a file that was made to harm holds any of them.
+DAMAGED = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError)
+
+
 class BrokenFile(Exception):
     """The file is not what its name says; the text says why, without the file's name."""
 
@@ -66,7 +70,7 @@ def read_gguf(path: Path) -> GGUFHeader:
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             try:
                 return _walk(data)
-            except (struct.error, UnicodeDecodeError, KeyError, IndexError) as error:
+            except (struct.error, *DAMAGED) as error:
                 raise BrokenFile(
                     f"a GGUF file whose header is damaged or cut short ({len(data):,} bytes); download it again"
                 ) from error
@@ -174,7 +178,7 @@ def read_safetensors(path: Path) -> dict[str, Stored]:
             header = json.loads(file.read(length))
             tensors = {name: _safetensor(name, entry) for name, entry in header.items() if name != "__metadata__"}
             end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        except DAMAGED as error:
             raise BrokenFile("a safetensors file whose header is damaged; download it again") from error
     if end + 8 + length != size:
         raise BrokenFile(
