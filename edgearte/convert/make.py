@@ -159,7 +159,7 @@ def _mixed(source: Source, preset: Preset) -> tuple[str, dict[str, str]]:
         (folder / "options.json").write_text(json.dumps({n: [asdict(o) for o in some] for n, some in found.items()}), "utf-8")
 
     keys = {"identity": source.identity, "calibration": how.key, "tools": converters.tools("gguf")}
-    held = source.store.tree("sensitivity", 2, keys, measured, label="sensitivities") / "options.json"
+    held = source.store.tree("sensitivity", 3, keys, measured, label="sensitivities") / "options.json"
     found = {n: [mixed.Option(**o) for o in some] for n, some in json.loads(held.read_text("utf-8")).items()}
     other = preset.budget.get("size_of") or preset.budget.get("kl_of")
     try:

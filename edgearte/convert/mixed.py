@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,11 @@ class Option:
     bytes: int
     elements: int
 
+    @property
+    def bits(self) -> float:
+        """A weight's, with its share of the scales."""
+        return 8 * self.bytes / self.elements
+
 
 def options(
     f16: Path, uses: Mapping[str, Sequence[Use]], imatrix: Path | None, gains: Mapping[str, float], scratch: Path
@@ -52,10 +57,21 @@ def options(
         for t in gguf.GGUFReader(path).tensors:
             if t.name in wanted and t.tensor_type.name.lower() == type:
                 error = gguf.dequantize(t.data, t.tensor_type) - gguf.dequantize(exact[t.name].data, exact[t.name].tensor_type)
-                kept = gains.get(t.name, 1.0) if type == ROUNDED else 1.0
-                found[t.name].append(Option(type, kept * cost(uses[t.name], error), int(t.n_bytes), int(t.n_elements)))
+                found[t.name].append(Option(type, cost(uses[t.name], error), int(t.n_bytes), int(t.n_elements)))
         path.unlink()
-    return {name: some for name, some in found.items() if some}
+    sound = {name: _without_birthplace(some) for name, some in found.items() if some}
+    return {
+        name: [replace(o, cost=o.cost * gains.get(name, 1.0)) if o.type == ROUNDED else o for o in some] for name, some in sound.items()
+    }
+
+
+def _without_birthplace(some: Sequence[Option]) -> list[Option]:
+    """Without a type that errs less than one of a bit more: the weights were stored so before they were taught.
+
+    Small errors add up at random, and that is what a cost counts on. Rounded back to where they came from, weights err by just what they
+    were taught, all in one direction: next to nothing by the cost, and the student is the untaught one again.
+    """
+    return [o for o in some if not any(p.bits > o.bits + 0.9 and p.cost > o.cost for p in some)]
 
 
 def limits(found: Mapping[str, Sequence[Option]], budget: Mapping[str, Any], like: Path | None) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -93,3 +94,11 @@ def test_a_size_is_spent_where_it_counts(tiny_model: Path, tmp_path: Path) -> No
     assert sum(o.cost for o in same_size.values()) < 0.9 * plain
     same_loss = mixed.choose(found, nats=plain)
     assert sum(o.bytes for o in same_loss.values()) < mixed.limits(found, {"size_of": "q5_0"}, like)["bytes"]
+
+
+def test_weights_are_not_rounded_back_to_where_they_came_from() -> None:
+    """Taught weights lie a little beside the grid that they were stored on: nearer to it than to a finer one."""
+    usual = [Option("q4_0", 4.0, 18, 32), Option("q4_1", 3.0, 20, 32), Option("q5_1", 0.8, 24, 32), Option("q8_0", 0.01, 34, 32)]
+    assert mixed._without_birthplace(usual) == usual
+    born = [replace(o, cost=0.1) if o.type == "q4_1" else o for o in usual]
+    assert [o.type for o in mixed._without_birthplace(born)] == ["q4_0", "q5_1", "q8_0"]
