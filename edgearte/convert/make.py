@@ -18,6 +18,7 @@ from edgearte.lm.headers import read_gguf
 from edgearte.store import Store, digest
 
 VERSION = 1
+MIXING = 3  # of how types are chosen tensor by tensor
 IMATRIX = "imatrix.gguf"
 LEAST = 0.5  # of a file's weights that have to be the checkpoint's own matrices
 
@@ -59,7 +60,7 @@ class Source:
             made["rounding"] = "gptq"
         if preset.format == "gguf" and self.description:
             made["description"] = dict(self.description)
-        return made | ({"budget": dict(preset.budget)} if preset.budget else {})
+        return made | ({"budget": dict(preset.budget), "mixing": MIXING} if preset.budget else {})
 
 
 def calibrated(source: Source, preset: Preset) -> list[str]:
@@ -159,7 +160,7 @@ def _mixed(source: Source, preset: Preset) -> tuple[str, dict[str, str]]:
         (folder / "options.json").write_text(json.dumps({n: [asdict(o) for o in some] for n, some in found.items()}), "utf-8")
 
     keys = {"identity": source.identity, "calibration": how.key, "tools": converters.tools("gguf")}
-    held = source.store.tree("sensitivity", 3, keys, measured, label="sensitivities") / "options.json"
+    held = source.store.tree("sensitivity", MIXING, keys, measured, label="sensitivities") / "options.json"
     found = {n: [mixed.Option(**o) for o in some] for n, some in json.loads(held.read_text("utf-8")).items()}
     other = preset.budget.get("size_of") or preset.budget.get("kl_of")
     try:
