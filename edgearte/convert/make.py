@@ -18,7 +18,7 @@ from edgearte.lm.headers import read_gguf
 from edgearte.store import Store, digest
 
 VERSION = 1
-MIXING = 3  # of how types are chosen tensor by tensor
+MIXING = 4  # of how types are chosen tensor by tensor
 IMATRIX = "imatrix.gguf"
 LEAST = 0.5  # of a file's weights that have to be the checkpoint's own matrices
 

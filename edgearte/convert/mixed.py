@@ -24,12 +24,14 @@ NAMED = {"q3_k": "q3_k_m", "q4_k": "q4_k_m", "q5_k": "q5_k_m", "f16": "q8_0"}
 
 @dataclass(frozen=True)
 class Option:
-    """One type for one tensor of `elements` weights: what it costs in nats a position and in bytes."""
+    """One type for one tensor of `elements` weights: what it costs in nats a position and in bytes. Of a type that the weights came from
+    (`born`) the cost says nothing."""
 
     type: str
     cost: float
     bytes: int
     elements: int
+    born: bool = False
 
     @property
     def bits(self) -> float:
@@ -59,19 +61,19 @@ def options(
                 error = gguf.dequantize(t.data, t.tensor_type) - gguf.dequantize(exact[t.name].data, exact[t.name].tensor_type)
                 found[t.name].append(Option(type, cost(uses[t.name], error), int(t.n_bytes), int(t.n_elements)))
         path.unlink()
-    sound = {name: _without_birthplace(some) for name, some in found.items() if some}
+    marked = {name: _with_birthplace(some) for name, some in found.items() if some}
     return {
-        name: [replace(o, cost=o.cost * gains.get(name, 1.0)) if o.type == ROUNDED else o for o in some] for name, some in sound.items()
+        name: [replace(o, cost=o.cost * gains.get(name, 1.0)) if o.type == ROUNDED else o for o in some] for name, some in marked.items()
     }
 
 
-def _without_birthplace(some: Sequence[Option]) -> list[Option]:
-    """Without a type that errs less than one of a bit more: the weights were stored so before they were taught.
+def _with_birthplace(some: Sequence[Option]) -> list[Option]:
+    """With types marked that err less than one of a bit more: the weights were stored so before they were taught.
 
     Small errors add up at random, and that is what a cost counts on. Rounded back to where they came from, weights err by just what they
     were taught, all in one direction: next to nothing by the cost, and the student is the untaught one again.
     """
-    return [o for o in some if not any(p.bits > o.bits + 0.9 and p.cost > o.cost for p in some)]
+    return [replace(o, born=any(p.bits > o.bits + 0.9 and p.cost > o.cost for p in some)) for o in some]
 
 
 def limits(found: Mapping[str, Sequence[Option]], budget: Mapping[str, Any], like: Path | None) -> dict[str, float]:
@@ -101,11 +103,12 @@ def base(chosen: Mapping[str, Option]) -> str:
 
 def choose(found: Mapping[str, Sequence[Option]], *, bytes: float = 0.0, nats: float = 0.0) -> dict[str, Option]:
     """The option for each tensor that costs least within so many `bytes` in all, or takes the fewest bytes within so many `nats`: a
-    knapsack with one choice a tensor. `UserError` where nothing fits."""
+    knapsack with one choice a tensor, none of a type that weights came from. `UserError` where nothing fits."""
     import numpy as np
     from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import block_diag
 
+    found = {name: [option for option in some if not option.born] for name, some in found.items()}
     rows: list[tuple[str, Option]] = [(name, option) for name, some in found.items() for option in some]
     sizes = np.array([o.bytes for _, o in rows], float)
     costs = np.array([o.cost for _, o in rows], float)

@@ -99,6 +99,8 @@ def test_a_size_is_spent_where_it_counts(tiny_model: Path, tmp_path: Path) -> No
 def test_weights_are_not_rounded_back_to_where_they_came_from() -> None:
     """Taught weights lie a little beside the grid that they were stored on: nearer to it than to a finer one."""
     usual = [Option("q4_0", 4.0, 18, 32), Option("q4_1", 3.0, 20, 32), Option("q5_1", 0.8, 24, 32), Option("q8_0", 0.01, 34, 32)]
-    assert mixed._without_birthplace(usual) == usual
-    born = [replace(o, cost=0.1) if o.type == "q4_1" else o for o in usual]
-    assert [o.type for o in mixed._without_birthplace(born)] == ["q4_0", "q5_1", "q8_0"]
+    assert mixed._with_birthplace(usual) == usual
+    born = mixed._with_birthplace([replace(o, cost=0.1) if o.type == "q4_1" else o for o in usual])
+    assert [o.type for o in born if o.born] == ["q4_1"]
+    assert mixed.choose({"a": born}, bytes=21)["a"].type == "q4_0"
+    assert mixed.choose({"a": born}, nats=3.5)["a"].type == "q5_1"
