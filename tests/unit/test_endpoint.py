@@ -457,6 +457,7 @@ def test_killed_in_the_middle_of_a_batch(server: Faulty, tmp_path: Path, budget:
 
 def test_interrupted_in_the_middle_of_a_batch(server: Faulty, store: Store) -> None:
     """Ctrl-C: what was on its way is lost, and counted so; the same process can go on."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     calls = Calls(store)
     model = Endpoint(address(server, timeout=60.0), calls, "run")
     server.held_after = 5
@@ -469,6 +470,7 @@ def test_interrupted_in_the_middle_of_a_batch(server: Faulty, store: Store) -> N
     waiting.start()
     with pytest.raises(KeyboardInterrupt):
         ask(model, 12)
+    signal.signal(signal.SIGINT, before)
     waiting.join()
     assert (calls.spent("run").calls, calls.spent("run").lost) == (5, 4)
     server.held_after = -1
