@@ -281,12 +281,13 @@ def exported(setup: Setup, model: TransformersLM, found: Sequence[Answer], examp
     asked = rendered(model, [setup.asked(a.question.input) for a in held_out])
     texts = [prompt + answer.text for prompt, answer in zip(asked, held_out, strict=True)]
     presets = [load_preset(name) for name in setup.recipe.export.presets]
+    identity = weights.identity(model.folder, setup.store)
     said = description(
         setup.recipe.name, setup.student.called, setup.student.licence,
-        teacher=setup.teacher.called, task=setup.task.name, checkpoint=model.identity,
+        teacher=setup.teacher.called, task=setup.task.name, checkpoint=identity,
     )  # fmt: skip
     calibration = _calibration(setup, model, examples)
-    made = export(model.folder, model.identity, presets, texts, setup.store, chat=asked, calibration=calibration, description=said)
+    made = export(model.folder, identity, presets, texts, setup.store, chat=asked, calibration=calibration, description=said)
     return tuple(made)
 
 
