@@ -25,7 +25,7 @@ import numpy as np
 from edgearte.convert import calibrate, converters, imatrix
 from edgearte.convert.make import IMATRIX
 from edgearte.convert.probe import LlamaCpp, compare
-from edgearte.convert.reference import _load, _write_logprobs
+from edgearte.convert.reference import load, write_logprobs
 from edgearte.doctor import llama_cmake_args
 from edgearte.files import lines
 from edgearte.lm import weights
@@ -114,9 +114,9 @@ def main() -> int:
 
     ids = AutoTokenizer.from_pretrained(source.folder)(judged.read_text("utf-8"))["input_ids"]
     windows = [ids[k : k + CONTEXT] for k in range(0, len(ids) - CONTEXT + 1, CONTEXT)]
-    model, reference = _load(source.folder), {k: work / f"reference-{k}.npy" for k in (CONTEXT - 1, CONTEXT // 2)}
+    model, reference = load(source.folder), {k: work / f"reference-{k}.npy" for k in (CONTEXT - 1, CONTEXT // 2)}
     for k, path in reference.items():
-        _write_logprobs(model, [w[:k] for w in windows], path)
+        write_logprobs(model, [w[:k] for w in windows], path)
     del model
     base = work / "base.dat"
     said(programs / "llama-perplexity", "-m", f16, "-f", judged, "-c", CONTEXT, "--kl-divergence-base", base)

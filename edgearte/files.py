@@ -1,4 +1,4 @@
-"""Reading a file of texts; writing a file whole or not at all; the room there is for more."""
+"""Reading a file of texts; writing a file whole or not at all; copying some; the room there is for more."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 
 from edgearte.errors import UserError
+
+TOKENIZER = ("tokenizer", "special_tokens", "vocab", "merges", "chat_template", "added_tokens")  # what a tokenizer's files begin with
 
 
 def write_text(path: Path, text: str) -> None:
@@ -28,6 +30,13 @@ def lines(path: Path) -> list[str]:
     if not found:
         raise UserError(f"{path}: there is no text in it")
     return found
+
+
+def copy_files(source: Path, target: Path, beginnings: tuple[str, ...]) -> None:
+    """Copy the files of a folder whose names begin so, over those that are in `target` already."""
+    for file in source.iterdir():
+        if file.name.startswith(beginnings):
+            shutil.copy(file, target / file.name)
 
 
 def disk_free(folder: Path) -> int:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgearte.check import check
-from edgearte.convert.beforehand import PER_WEIGHT
+from edgearte.convert.beforehand import GB, PER_WEIGHT, lacking
 from edgearte.convert.presets import load_preset
-from edgearte.errors import Problem, UserError
+from edgearte.errors import UserError
 from edgearte.files import disk_free
 from edgearte.lm import weights
 from edgearte.lm.calls import Price
@@ -24,7 +24,6 @@ from edgearte.task import Task
 
 PREFILL, TRAIN = 0.35, 0.12  # shares of the rate of a large matrix product that models reach
 ROWS = 128  # decoded together
-GB = 1e9
 BYTES = {"bfloat16": 2, "float32": 4}
 BY_TEACHER = ("draft: questions", "draft: rationales", "verify", "tailor", "ask the teacher")  # stages in which the teacher writes
 ARMS = 3  # students taught: seeds alone, unaligned teacher, ARTE
@@ -64,22 +63,9 @@ class Sizes:
 
 def room(recipe: Recipe, task: Task, sizes: Sizes, runs: Path) -> None:
     """Whether a build has the memory and the disk it needs, as if nothing of it were in the store yet."""
-    import psutil
-
-    problems = []
-    needed = max(w.memory for w in work(recipe, task, sizes, Machine(1e12, 1e10)))
-    free = psutil.virtual_memory().available
-    if needed > free:
-        problems.append(
-            Problem(f"memory: about {needed / GB:.1f} GB are needed and {free / GB:.1f} GB are free; take a smaller model, "
-                    "train.lora_rank above 0, or smaller batches")
-        )  # fmt: skip
-    disk, left = disk_needed(recipe, sizes), disk_free(runs)
-    if disk > left:
-        problems.append(
-            Problem(f"disk: about {disk / GB:.1f} GB are needed and {left / GB:.1f} GB are free", str(runs.absolute()))
-        )
-    if problems:
+    memory = max(w.memory for w in work(recipe, task, sizes, Machine(1e12, 1e10)))
+    advice = "; take a smaller model, train.lora_rank above 0, or smaller batches"
+    if problems := lacking(memory, disk_needed(recipe, sizes), runs, advice):
         raise UserError(problems)
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from edgearte import __version__
 from edgearte.convert.bundle import MANIFEST, verify_bundle
-from edgearte.convert.card import HUB_ID
 from edgearte.errors import Problem, UserError
+from edgearte.lm.weights import HUB_ID
 
 
 def push(bundle: Path, repo: str, *, private: bool, dry_run: bool) -> int:

@@ -225,7 +225,8 @@ def taught(setup: Setup, examples: Sequence[Example], arm: str) -> Path:
 def as_read(setup: Setup, model: TransformersLM, examples: Sequence[Example]) -> dict[tuple[str, str], tuple[str, str]]:
     """Each example once, by its question and answer: the prompt as this model is asked, and the answer."""
     apart = list(dict.fromkeys((e.input, e.completion) for e in examples))
-    asked = rendered(model, [prompts.asked(setup.task.header, form(model.folder), text) for text, _ in apart])
+    how = form(model.folder)
+    asked = rendered(model, [prompts.asked(setup.task.header, how, text) for text, _ in apart])
     return {(text, answer): (prompt, answer) for (text, answer), prompt in zip(apart, asked, strict=True)}
 
 

@@ -7,6 +7,7 @@ often enough that the student's scores differ, so that every stage of the loop h
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -168,3 +169,12 @@ def write_recipe(folder: Path, model: Path, *, presets: str = "q8_0") -> Path:
     path = folder / "recipe.yaml"
     path.write_text(RECIPE.format(model=model, presets=presets, suite=suite), "utf-8")
     return path
+
+
+def edit_json(path: Path, change: Callable[[Any], object]) -> None:
+    """Change what a JSON file holds."""
+    import json
+
+    data = json.loads(path.read_text("utf-8"))
+    change(data)
+    path.write_text(json.dumps(data), "utf-8")

@@ -54,13 +54,17 @@ def architectures(format: str) -> tuple[str, ...]:
 def room(parameters: int, presets: Sequence[Preset], folder: Path) -> list[Problem]:
     """What a model of so many parameters lacks here: disk in `folder` for its conversions and their copies, memory for the checkpoint in
     float32, which every artifact is compared with."""
+    return lacking(4.0 * parameters, parameters * sum([2.0, *(2 * PER_WEIGHT.get(p.type, 2.0) for p in presets)]), folder)
+
+
+def lacking(memory: float, disk: float, folder: Path, advice: str = "") -> list[Problem]:
+    """What of so many bytes of memory, and of disk in `folder`, is not there; with `advice` on taking less memory."""
     import psutil
 
     problems = []
-    disk, left = parameters * sum([2.0, *(2 * PER_WEIGHT.get(p.type, 2.0) for p in presets)]), disk_free(folder)
+    free, left = psutil.virtual_memory().available, disk_free(folder)
+    if memory > free:
+        problems.append(Problem(f"memory: about {memory / GB:.1f} GB are needed and {free / GB:.1f} GB are free{advice}"))
     if disk > left:
         problems.append(Problem(f"disk: about {disk / GB:.1f} GB are needed and {left / GB:.1f} GB are free", str(folder.absolute())))
-    memory, free = 4.0 * parameters, psutil.virtual_memory().available
-    if memory > free:
-        problems.append(Problem(f"memory: about {memory / GB:.1f} GB are needed and {free / GB:.1f} GB are free"))
     return problems

@@ -33,8 +33,6 @@ def collect(checkpoint: Path, f16: Path, texts: Sequence[str], dataset: str) -> 
     names = weight_names(checkpoint, f16)
     tokenizer = AutoTokenizer.from_pretrained(str(checkpoint), local_files_only=True)
     read = windows(tokenizer, texts, TOKENS)
-    if not read:
-        raise UserError("calibration: its texts have no two tokens")
     model: Any = AutoModelForCausalLM.from_pretrained(str(checkpoint), local_files_only=True, dtype="auto").eval()
     met = Squares()
     for module_name, module in model.named_modules():
@@ -94,9 +92,13 @@ def weight_names(checkpoint: Path, f16: Path) -> dict[str, str]:
 
 
 def windows(tokenizer: Any, texts: Sequence[str], most: int) -> list[list[int]]:
-    """The texts one after the other, at `most` so many tokens, cut into windows; each text begins as its tokenizer begins it."""
+    """The texts one after the other, at `most` so many tokens, cut into windows; each text begins as its tokenizer begins it.
+    `UserError` where there is no window of two."""
     ids = [token for text in texts for token in tokenizer(text)["input_ids"]][:most]
-    return [w for w in (ids[k : k + WINDOW] for k in range(0, len(ids), WINDOW)) if len(w) > 1]
+    found = [w for w in (ids[k : k + WINDOW] for k in range(0, len(ids), WINDOW)) if len(w) > 1]
+    if not found:
+        raise UserError("calibration: its texts have no two tokens")
+    return found
 
 
 def mixed(task: Imatrix, general: Imatrix, share: float) -> Imatrix:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from edgearte.lm.weights import HUB_ID
 from edgearte.records import Accuracy, Artifact
 
-HUB_ID = r"[\w.-]+/[\w.-]+"
 # The identifiers model hubs accept in `license:`; any other licence is `other`, with its own name beside it.
 HUB_LICENCES = (
     "apache-2.0", "mit", "bsd", "bsd-2-clause", "bsd-3-clause", "isc", "unlicense", "mpl-2.0", "gpl-3.0", "lgpl-3.0",
@@ -82,11 +82,8 @@ def _front_matter(name: str, card: Card, files: Sequence[tuple[str, Artifact]]) 
         front |= {"base_model": student.name, "base_model_relation": "finetune"}
     if formats:
         front["library_name"] = "gguf" if "gguf" in formats else "onnx"
-    licence = (student.licence if student else "").strip()
-    if licence.lower() in HUB_LICENCES:
-        front["license"] = licence.lower()
-    elif licence:
-        front |= {"license": "other", "license_name": licence}
+    licence, named = hub_licence(student.licence if student else "")
+    front |= ({"license": licence} if licence else {}) | ({"license_name": named} if named else {})
     front["pipeline_tag"] = "text-generation"
     front["tags"] = ["edgearte", "distillation", *formats]
     metrics = [
@@ -99,6 +96,12 @@ def _front_matter(name: str, card: Card, files: Sequence[tuple[str, Artifact]]) 
         task = {"type": "text-generation", "name": "Text generation"}
         front["model-index"] = [{"name": name, "results": [{"task": task, "dataset": dataset, "metrics": metrics}]}]
     return front
+
+
+def hub_licence(stated: str) -> tuple[str, str]:
+    """A licence as hubs call it, and its own name where that is `other`; both empty where none is stated."""
+    licence = stated.strip()
+    return (licence.lower(), "") if not licence or licence.lower() in HUB_LICENCES else ("other", licence)
 
 
 def _head(name: str, card: Card) -> list[str]:

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edgearte import __version__
-from edgearte.convert.card import HUB_ID, HUB_LICENCES
+from edgearte.convert.card import hub_licence
+from edgearte.lm.weights import HUB_ID, PACKAGE
 
 Description = Mapping[str, str | int | list[str]]
 
@@ -20,7 +21,8 @@ Description = Mapping[str, str | int | list[str]]
 def description(name: str, base: str, licence: str, **origin: str) -> dict[str, str | int | list[str]]:
     """The keys for a model called `name` that was made from `base` (a hub id, or how else it is called); `origin` is kept as
     `edgearte.*`. https://github.com/ggml-org/ggml/blob/master/docs/gguf.md names the others."""
-    organization, _, model = base.rpartition("/") if re.fullmatch(HUB_ID, base) else ("", "", re.sub(r"^package:|\.gguf$", "", base))
+    plain = base.removeprefix(PACKAGE).removesuffix(".gguf")
+    organization, _, model = base.rpartition("/") if re.fullmatch(HUB_ID, base) else ("", "", plain)
     found: dict[str, str | int | list[str]] = {
         "general.name": name,
         "general.basename": model,
@@ -32,11 +34,9 @@ def description(name: str, base: str, licence: str, **origin: str) -> dict[str, 
     }
     if organization:
         found |= {"general.base_model.0.organization": organization, "general.base_model.0.repo_url": f"https://huggingface.co/{base}"}
-    if licence:
-        found |= {"general.license": licence.lower()} if licence.lower() in HUB_LICENCES else {
-            "general.license": "other", "general.license.name": licence,
-        }  # fmt: skip
-    return found | {f"edgearte.{key}": text for key, text in origin.items() if text}
+    identifier, named = hub_licence(licence)
+    stated = {"general.license": identifier, "general.license.name": named, **{f"edgearte.{key}": text for key, text in origin.items()}}
+    return found | {key: text for key, text in stated.items() if text}
 
 
 def main(request: str) -> None:

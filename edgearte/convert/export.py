@@ -23,7 +23,7 @@ from edgearte.convert.reference import CONVERSATIONS, Reference, read_reference
 from edgearte.records import Artifact, Gate, Tensor
 from edgearte.store import Store, digest
 
-UNQUANTIZED = {"gguf": "f16", "onnx": "fp32"}
+UNQUANTIZED = {"gguf": "f16", "onnx": "onnx-fp32"}  # the preset of each format
 
 
 def export(
@@ -41,9 +41,8 @@ def export(
 
     `checkpoint` is a Hugging Face folder (safetensors and tokenizer) and `identity` the hash of its contents; `texts`
     are held-out texts for the logit gate, `chat` rendered prompts for the EOS gate; GGUF files say of themselves what is in
-    `description`. What fails (a converter, a runtime,
-    a gate) is told in `Artifact.failed`, and the other artifacts are made all the same. `UserError` where the
-    checkpoint itself cannot be read or there is no text.
+    `description`. What fails (a converter, a runtime, a gate) is told in `Artifact.failed`, and the other artifacts are made all the
+    same. `UserError` where the checkpoint itself cannot be read or there is no text.
     """
     refused = beforehand.unknown(checkpoint, [p.format for p in presets])
     source = Source(checkpoint, identity, calibration, store, description or {})
@@ -88,8 +87,8 @@ def _artifact(source: Source, preset: Preset, conditions: dict[str, str], refere
         return replace(artifact, failed=str(error))
     gates = (*(Gate(**g) for g in checked["gates"]), logits_gate(preset, checked["logits"]))
     failed = [f"gate {g.name}: {g.summary}" for g in gates if not g.passed]
-    if not gates[-1].passed and preset.type not in UNQUANTIZED.values():
-        whole = load_preset(("" if preset.format == "gguf" else "onnx-") + UNQUANTIZED[preset.format])
+    whole = load_preset(UNQUANTIZED[preset.format])
+    if not gates[-1].passed and preset.type != whole.type:
         failed.append(_broken_by(_artifact(source, whole, conditions, reference)))
     return replace(artifact, gates=gates, failed="; ".join(failed))
 

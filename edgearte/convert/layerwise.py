@@ -10,7 +10,6 @@ from edgearte.convert import gptq
 from edgearte.convert.calibrate import windows
 from edgearte.convert.child import ChildFailed
 from edgearte.convert.gptq import Rounded
-from edgearte.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -31,8 +30,6 @@ def quantized(
 
     tokenizer = AutoTokenizer.from_pretrained(str(checkpoint), local_files_only=True)
     read = _weighed(windows(tokenizer, texts, TOKENS), 1 - share)
-    if not read:
-        raise UserError("calibration: its texts have no two tokens")
     read += _weighed(windows(tokenizer, general, TOKENS), share) if share else []
     model: Any = AutoModelForCausalLM.from_pretrained(str(checkpoint), local_files_only=True, dtype=torch.float32).eval()
     layers, norm, head = (getattr(model.base_model, "layers", None), getattr(model.base_model, "norm", None), model.get_output_embeddings())
@@ -114,15 +111,14 @@ def _hessian(linear: Any, within: Callable[..., Any], inputs: Sequence[tuple[Giv
     import torch
 
     total = torch.zeros(linear.in_features, linear.in_features)
+    read: list[torch.Tensor] = []
+    handle = linear.register_forward_pre_hook(lambda _, given: read.append(given[0].flatten(0, -2)))
     for (args, kwargs), weight in inputs:
-
-        def met(_: Any, read: tuple[torch.Tensor, ...], weight: float = weight) -> None:
-            x = read[0].flatten(0, -2).float()
-            total.addmm_(x.T, x, alpha=weight)
-
-        handle = linear.register_forward_pre_hook(met)
         within(*args, **kwargs)
-        handle.remove()
+        for x in read:
+            total.addmm_(x.T, x, alpha=weight)
+        read.clear()
+    handle.remove()
     return total
 
 

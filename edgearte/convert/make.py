@@ -92,24 +92,32 @@ def convert(source: Source, preset: Preset) -> Path:
 def _build(source: Source, preset: Preset, folder: Path) -> None:
     out = folder / "model.gguf"
     if preset.calibration == "gptq":
-        rounded = _rounded(source, preset.name, preset.type)
-    if preset.format == "onnx":
+        _by_gptq(source, preset, folder)
+    elif preset.format == "onnx":
         converters.to_onnx(source.checkpoint, folder, preset.type)
     elif preset.type in converters.CONVERTED:
         converters.to_gguf(source.checkpoint, source.identity, out, preset.type, source.description)
-    elif preset.calibration == "gptq":
-        matrices = [t.name for t in read_gguf(_f16(source)).tensors.values() if len(t.shape) == 2 and t.shape[0] % BLOCK == 0]
-        converters.quantize(_f16(source), out, preset.type, None, dict.fromkeys(matrices, preset.type))
     else:
         weighed = importance(source) if source.calibration and preset.calibration != "none" else None
         type, tensors = _mixed(source, preset) if preset.type == "mixed" else (preset.type, {})
         converters.quantize(_f16(source), out, type, weighed, tensors)
         if mixed.ROUNDED in tensors.values():
             overwrite.into_gguf(out, _rounded(source, preset.name, mixed.ROUNDED), mixed.ROUNDED)
-    if preset.calibration == "gptq":
-        put = overwrite.into_onnx(folder, rounded) if preset.format == "onnx" else overwrite.into_gguf(out, rounded, preset.type)
-        if put < LEAST:
-            raise ChildFailed(f"{preset.name}: only {put:.0%} of the weights in the file were recognized as the checkpoint's own")
+
+
+def _by_gptq(source: Source, preset: Preset, folder: Path) -> None:
+    """A file of one 4-bit type throughout, its matrices rounded by GPTQ."""
+    rounded = _rounded(source, preset.name, preset.type)
+    if preset.format == "onnx":
+        converters.to_onnx(source.checkpoint, folder, preset.type)
+        put = overwrite.into_onnx(folder, rounded)
+    else:
+        f16, out = _f16(source), folder / "model.gguf"
+        matrices = [t.name for t in read_gguf(f16).tensors.values() if len(t.shape) == 2 and t.shape[0] % BLOCK == 0]
+        converters.quantize(f16, out, preset.type, None, dict.fromkeys(matrices, preset.type))
+        put = overwrite.into_gguf(out, rounded, preset.type)
+    if put < LEAST:
+        raise ChildFailed(f"{preset.name}: only {put:.0%} of the weights in the file were recognized as the checkpoint's own")
 
 
 def _rounded(source: Source, name: str, type: str) -> dict[str, Rounded]:

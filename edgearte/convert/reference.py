@@ -56,9 +56,9 @@ def read_reference(checkpoint: Path, texts: Sequence[str], chat: Sequence[str], 
     strings = awkward(sorted(tokenizer.get_added_vocab()))
     eos, bos = _ends(checkpoint, tokenizer)
     windows = _windows(tokenizer, texts)
-    model = _load(checkpoint)
+    model = load(checkpoint)
     logprobs = folder / "reference.npy"
-    _write_logprobs(model, windows, logprobs)
+    write_logprobs(model, windows, logprobs)
     prompts = [tokenizer(p, add_special_tokens=False).input_ids for p in chat[:PROMPTS]]
     return Reference(
         strings=strings,
@@ -133,7 +133,7 @@ def _render(tokenizer: Any, messages: list[dict[str, str]], prompt: bool) -> str
         return None
 
 
-def _load(checkpoint: Path) -> Any:
+def load(checkpoint: Path) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -146,7 +146,7 @@ def _load(checkpoint: Path) -> Any:
     return model.eval()
 
 
-def _write_logprobs(model: Any, windows: list[list[int]], path: Path) -> None:
+def write_logprobs(model: Any, windows: list[list[int]], path: Path) -> None:
     """On disk, not in memory: 1024 positions of a vocabulary of 152k are 0.6 GB."""
     import numpy as np
     import torch

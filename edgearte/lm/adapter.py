@@ -7,21 +7,16 @@ converter. So the step is checked by itself.
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 from edgearte.errors import UserError
+from edgearte.files import TOKENIZER, copy_files
+from edgearte.lm.general import GENERAL
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 VERSION = 1
 MAX_KL = 0.005  # nats; what rounding the merged weights to 16 bits costs is a tenth of it
-PROBES = (
-    "The river rises in the hills to the north, passes two small towns and a mill, and reaches the sea after ninety kilometres.",
-    "def mean(values):\n    if not values:\n        raise ValueError('no values')\n    return sum(values) / len(values)\n",
-    "Question: A train leaves at 9:40 and arrives at 11:15. How long does the journey take?\nAnswer: One hour and 35 minutes.",
-)
-TOKENIZER = ("tokenizer", "special_tokens", "vocab", "merges", "chat_template", "added_tokens", "generation_config")
 
 
 def is_adapter(folder: Path) -> bool:
@@ -58,20 +53,18 @@ def merge(base: Path, adapter: Path, out: Path) -> None:
         raise UserError(f"{adapter}: its base {base} is quantized; name the model in 16 bits as {CONFIG}'s base_model_name_or_path")
     tokens = adapter if any(adapter.glob("tokenizer*")) else base
     tokenizer: Any = AutoTokenizer.from_pretrained(str(tokens), local_files_only=True)
-    model: Any = AutoModelForCausalLM.from_pretrained(str(base), local_files_only=True, dtype=torch.float32)
-    own = AutoModelForCausalLM.from_pretrained(str(base), local_files_only=True, dtype="auto").dtype
+    model: Any = AutoModelForCausalLM.from_pretrained(str(base), local_files_only=True, dtype="auto")
+    own = model.dtype
     try:
-        adapted: Any = PeftModel.from_pretrained(model, str(adapter), local_files_only=True).eval()
+        adapted: Any = PeftModel.from_pretrained(model.float(), str(adapter), local_files_only=True).eval()
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         raise UserError(f"{adapter}: does not fit its base {base}: {str(error).splitlines()[0]}") from error
-    texts = [tokenizer(text)["input_ids"] for text in PROBES]
+    texts = [tokenizer(text)["input_ids"] for text in GENERAL]
     before = [_said(adapted, ids) for ids in texts]
     merged = adapted.merge_and_unload()
     merged.to(own).save_pretrained(out)
-    for folder in (base, tokens):  # the later one's files take the place of the former's
-        for file in folder.iterdir():
-            if file.name.startswith(TOKENIZER):
-                shutil.copy(file, out / file.name)
+    for folder in dict.fromkeys((base, tokens)):  # the adapter's files take the place of the base's
+        copy_files(folder, out, (*TOKENIZER, "generation_config"))
     again = AutoModelForCausalLM.from_pretrained(str(out), local_files_only=True, dtype=torch.float32).eval()
     kl = torch.cat([(p.exp() * (p - _said(again, ids))).sum(-1) for p, ids in zip(before, texts, strict=True)]).mean().item()
     if not kl <= MAX_KL:

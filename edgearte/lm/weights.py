@@ -24,6 +24,7 @@ from edgearte.lm.headers import read_gguf, read_safetensors
 from edgearte.store import Store
 
 PACKAGE = "package:"
+HUB_ID = r"[\w-][\w.-]*/[\w-][\w.-]*"
 # One model, complete, and nothing that could be executed; the README for its licence.
 WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "vocab.txt", "merges.txt", "README.md")
 UNWANTED = ("*/*", "consolidated*", "adapter_*")
@@ -128,7 +129,7 @@ def footprint(name: str) -> tuple[int, int]:
 
 def _is_hub(name: str) -> bool:
     return (
-        bool(re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name))
+        bool(re.fullmatch(HUB_ID, name))
         and Path(name).suffix != ".gguf"
         and not Path(name).exists()
     )

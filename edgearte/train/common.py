@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from edgearte.files import TOKENIZER, copy_files
 from edgearte.train import trie
 from edgearte.train.trie import Text
 
@@ -45,26 +46,21 @@ def lora(rank: int) -> Any:
     return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
 
 
-def save(model: Any, source: Path, out: Path, log: Trained) -> None:
+def save(model: Any, tokenizer: Any, source: Path, out: Path, log: Trained) -> None:
     """The trained weights in bfloat16 (what they are exported from, and half the disk), the *source's* tokenizer, and the log.
 
     The tokenizer is copied, not saved anew, so that training can never change how a text is split. A base model ends texts with another
     token than its chat template ends answers with; having learned answers, it must stop at both.
     """
-    import shutil
-
     import torch
-    from transformers import AutoTokenizer
 
     model.config.use_cache = True
-    end, known = answer_end(AutoTokenizer.from_pretrained(str(source), local_files_only=True)), model.generation_config.eos_token_id
+    end, known = answer_end(tokenizer), model.generation_config.eos_token_id
     stops = known if isinstance(known, list) else [known]
     if end is not None and end not in stops:
         model.generation_config.eos_token_id = sorted({*stops, end} - {None})
     model.to(torch.bfloat16).save_pretrained(out)
-    for file in source.iterdir():
-        if file.name.startswith(("tokenizer", "special_tokens", "vocab", "merges", "chat_template", "added_tokens")):
-            shutil.copy(file, out / file.name)
+    copy_files(source, out, TOKENIZER)
     (out / LOG).write_text(json.dumps(vars(log), indent=1), "utf-8")
 
 

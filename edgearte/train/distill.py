@@ -100,7 +100,7 @@ def _distill(student: Path, teacher: Path, prompts: Sequence[Any], settings: Set
     log = common.trained(
         trainer.state, len(prompts), {"loss": "loss", "entropy": "entropy", "length": "completions/mean_length"}
     )
-    common.save(common.whole(trainer, settings), student, out, log)
+    common.save(common.whole(trainer, settings), tokenizer, student, out, log)
 
 
 def _teacher(folder: Path, dtype: str, width: int) -> Any:

@@ -67,7 +67,7 @@ def _align(folder: Path, rows: list[dict[str, str]], settings: Settings, out: Pa
         common.run(trainer)
     keys = {"loss": "loss", "margin": "rewards/margins", "accuracy": "rewards/accuracies"}
     log = common.trained(trainer.state, len(rows), keys)
-    common.save(common.whole(trainer, settings), folder, out, log)
+    common.save(common.whole(trainer, settings), tokenizer, folder, out, log)
 
 
 def _trainer(settings: Settings) -> tuple[Any, int]:

@@ -87,7 +87,7 @@ def _train(folder: Path, examples: list[dict[str, Any]], settings: Settings, mat
     log = common.trained(trainer.state, len(examples), keys)
     tokens = settings.epochs * sum(map(len, trainer.train_dataset["input_ids"]))
     log = replace(log, tokens=tokens)  # what TRL's own loss would have counted
-    common.save(common.whole(trainer, settings), folder, out, log)
+    common.save(common.whole(trainer, settings), tokenizer, folder, out, log)
 
 
 def _trainer(extra: Sequence[str], matching: float) -> Any:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -45,12 +44,6 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
 
 
-def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    data = json.loads(path.read_text("utf-8"))
-    change(data)
-    path.write_text(json.dumps(data), "utf-8")
-
-
 def exported(model: Path, where: Path, *presets: str) -> tuple[int, list[Artifact]]:
     """`edgearte export`, as a user types it."""
     out, texts = where / "out", where / "texts.txt"
@@ -64,7 +57,7 @@ def strange(folder: Path) -> None:
     """A pre-tokenizer that no converter has met."""
     pre = {"type": "Split", "pattern": {"Regex": "[aeiou]+|[^aeiou]+"}, "behavior": "Isolated", "invert": False}
     rest = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    edit(folder / "tokenizer.json", lambda d: d.update(pre_tokenizer={"type": "Sequence", "pretokenizers": [pre, rest]}))
+    tiny.edit_json(folder / "tokenizer.json", lambda d: d.update(pre_tokenizer={"type": "Sequence", "pretokenizers": [pre, rest]}))
 
 
 def test_1_llama_cpp_22700_and_2_unsloth_2984_an_unknown_pre_tokenizer_stops_gguf_alone_in_the_converters_own_words(
@@ -107,10 +100,10 @@ def test_5_llama_factory_7454_a_base_model_that_learned_to_chat_stops(copy: Path
     """A base model ends texts with another token than its chat template ends turns with."""
     eos = {"eos_token": "<|endoftext|>"}
     for name in ("config.json", "generation_config.json"):
-        edit(copy / name, lambda d: d.update(eos_token_id=0))
-    edit(copy / "tokenizer_config.json", lambda d: d.update(eos))
+        tiny.edit_json(copy / name, lambda d: d.update(eos_token_id=0))
+    tiny.edit_json(copy / "tokenizer_config.json", lambda d: d.update(eos))
     if (copy / "special_tokens_map.json").is_file():
-        edit(copy / "special_tokens_map.json", lambda d: d.update(eos))
+        tiny.edit_json(copy / "special_tokens_map.json", lambda d: d.update(eos))
     rows = [
         {"prompt": [{"role": "user", "content": c}], "completion": [{"role": "assistant", "content": f"It is about {label}."}]}
         for label, commands in tiny.COMMANDS.items() for c in commands
@@ -130,7 +123,7 @@ def test_5_llama_factory_7454_a_base_model_that_learned_to_chat_stops(copy: Path
 def test_6_llama_cpp_23252_other_token_ids_are_found_with_the_string(copy: Path, tmp_path: Path, store: Store) -> None:
     """The converter takes a tokenizer for one it knows; here it is one of the digits split otherwise."""
     (made,) = export(copy, "0" * 64, [load_preset("f16")], TEXTS, store)
-    edit(copy / "tokenizer.json", lambda d: d["pre_tokenizer"].update(pretokenizers=d["pre_tokenizer"]["pretokenizers"][1:]))
+    tiny.edit_json(copy / "tokenizer.json", lambda d: d["pre_tokenizer"].update(pretokenizers=d["pre_tokenizer"]["pretokenizers"][1:]))
     reference = read_reference(copy, TEXTS, [], tmp_path)
     tokens = check(load_preset("f16"), Path(made.path), reference)["gates"][0]
     assert not tokens["passed"]
@@ -155,12 +148,12 @@ def test_7_llama_cpp_python_1501_a_template_that_writes_bos_gets_one(copy: Path,
     assert engine.tokens(asked) == model.tokens(asked)
 
 
-def test_9_qwen3_1365_a_lora_of_qwen3_becomes_onnx(tmp_path: Path, store: Store) -> None:
+def test_9_qwen3_1365_a_lora_of_qwen3_becomes_onnx(tiny_model: Path, tmp_path: Path, store: Store) -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
     base, lora = tmp_path / "base", tmp_path / "lora"
-    tokenizer = AutoTokenizer.from_pretrained(_tokenizer(tmp_path))
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     torch.manual_seed(0)
     config = Qwen3Config(
         vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, head_dim=16,
@@ -175,21 +168,11 @@ def test_9_qwen3_1365_a_lora_of_qwen3_becomes_onnx(tmp_path: Path, store: Store)
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.2)
     adapted.save_pretrained(lora)
-    edit(lora / adapter.CONFIG, lambda d: d.update(base_model_name_or_path=str(base)))
+    tiny.edit_json(lora / adapter.CONFIG, lambda d: d.update(base_model_name_or_path=str(base)))
     code, (made,) = exported(lora, tmp_path, "onnx-fp32")
     assert (code, made.failed) == (0, "")
     merged = weights.resolve(str(lora), store)
     assert merged.identity != weights.resolve(str(base), store).identity
-
-
-def _tokenizer(where: Path) -> Path:
-    from edgearte.lm.from_gguf import save_tokenizer
-    from edgearte.lm.headers import read_gguf
-
-    folder = where / "tokenizer"
-    folder.mkdir()
-    save_tokenizer(tiny.smollm2(), read_gguf(tiny.smollm2()), folder)
-    return folder
 
 
 def test_10_genai_406_and_11_onnxruntime_18430_small_is_chosen_only_where_it_still_answers() -> None:
@@ -231,7 +214,7 @@ def test_13_unsloth_1558_a_merged_model_says_what_the_adapted_one_said(tiny_mode
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.05)
     adapted.save_pretrained(lora)
-    edit(lora / adapter.CONFIG, lambda d: d.update(base_model_name_or_path="../model"))  # beside the adapter
+    tiny.edit_json(lora / adapter.CONFIG, lambda d: d.update(base_model_name_or_path="../model"))  # beside the adapter
     ids = torch.tensor([[5, 9, 20, 31]])
     merged = AutoModelForCausalLM.from_pretrained(weights.resolve(str(lora), store).folder)
     base = AutoModelForCausalLM.from_pretrained(copy)
@@ -242,7 +225,7 @@ def test_13_unsloth_1558_a_merged_model_says_what_the_adapted_one_said(tiny_mode
     monkeypatch = pytest.MonkeyPatch()
     monkeypatch.setattr(LoraModel, "merge_and_unload", LoraModel.unload)  # a merge that loses the adapter
     again = Path(shutil.copytree(lora, tmp_path / "again"))
-    edit(again / adapter.CONFIG, lambda d: d.update(inference_mode=False))
+    tiny.edit_json(again / adapter.CONFIG, lambda d: d.update(inference_mode=False))
     assert main(["export", str(again), "--to", "f16", "--store", str(tmp_path / "s2"), "--out", str(tmp_path / "o")]) == 2
     monkeypatch.undo()
     assert "changes what the model says" in capsys.readouterr().err
@@ -274,7 +257,7 @@ def test_13_a_bad_adapter_is_refused_before_any_work(tmp_path: Path, spoil: Call
 def test_17_llama_cpp_python_2008_an_architecture_nobody_knows_is_refused_before_any_work(
     copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    edit(copy / "config.json", lambda d: d.update(architectures=["NobodysForCausalLM"]))
+    tiny.edit_json(copy / "config.json", lambda d: d.update(architectures=["NobodysForCausalLM"]))
     assert main(["export", str(copy), "--to", "q8_0,onnx-int4", "--store", str(tmp_path / "s"), "--out", str(tmp_path / "o")]) == 2
     said = capsys.readouterr().err
     assert said.count("NobodysForCausalLM is an architecture that its converter does not know") == 2

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from edgearte.convert.command import GENERAL
 from edgearte.convert.export import export
 from edgearte.convert.make import Calibration
 from edgearte.convert.presets import load_preset
+from edgearte.lm.general import GENERAL
 from edgearte.lm.weights import Weights, resolve
 from edgearte.records import Artifact
 from edgearte.store import Store
@@ -83,31 +83,11 @@ def test_k_quants_that_fell_back_are_said(artifacts: dict[str, Artifact]) -> Non
 
 def test_plain_onnxruntime_writes_what_genai_writes(artifacts: dict[str, Artifact], source: Weights) -> None:
     """A program that knows nothing of genai keeps the past itself."""
-    import numpy as np
-    import onnxruntime
-    import onnxruntime_genai as og
+    from other_programs import genai, plain_onnxruntime
     from transformers import AutoTokenizer
 
     folder, count = Path(artifacts["onnx-int4"].path), 12
     start = AutoTokenizer.from_pretrained(source.folder)("One, two, three, four,")["input_ids"]
-    model = og.Model(str(folder))
-    params = og.GeneratorParams(model)
-    params.set_search_options(max_length=len(start) + count, do_sample=False)
-    generator = og.Generator(model, params)
-    generator.append_tokens(start)
-    while not generator.is_done():
-        generator.generate_next_token()
-
-    session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
-    shapes = {i.name: i.shape for i in session.get_inputs()}
-    past = {n: np.zeros((1, s[1], 0, s[3]), np.float32) for n, s in shapes.items() if n.startswith("past")}
-    ids, step = list(start), list(start)
-    while len(ids) < len(start) + count:
-        given = {"input_ids": np.array([step]), "attention_mask": np.ones((1, len(ids)), np.int64), **past}
-        if "position_ids" in shapes:
-            given["position_ids"] = np.arange(len(ids) - len(step), len(ids))[None]
-        out = dict(zip([o.name for o in session.get_outputs()], session.run(None, given), strict=True))
-        past = {n.replace("present", "past_key_values"): v for n, v in out.items() if n.startswith("present")}
-        step = [int(out["logits"][0, -1].argmax())]
-        ids += step
-    assert ids == [int(t) for t in generator.get_sequence(0)]
+    said = plain_onnxruntime(folder, start, count)
+    assert len(said) == count
+    assert said == genai(folder, start, count)

@@ -29,6 +29,7 @@ from edgearte.errors import UserError
 from edgearte.lm.headers import read_gguf
 from edgearte.records import Artifact, Gate
 from edgearte.store import Store
+from tests import tiny
 from tests.tiny import smollm2
 
 PRESETS = [
@@ -285,14 +286,8 @@ def test_another_rope_base_fails_the_logit_gate(checkpoint: Path, reference: Ref
     assert not gates_of("f16", tmp_path / "f16.gguf", reference)["logits"].passed
 
 
-def edit_json(path: Path, change: Callable[[Any], None]) -> None:
-    data = json.loads(path.read_text("utf-8"))
-    change(data)
-    path.write_text(json.dumps(data), "utf-8")
-
-
 def alter_tokenizer(folder: Path) -> None:
-    edit_json(folder / "tokenizer.json", lambda d: d["pre_tokenizer"]["pretokenizers"].pop(0))
+    tiny.edit_json(folder / "tokenizer.json", lambda d: d["pre_tokenizer"]["pretokenizers"].pop(0))
 
 
 def alter_template(folder: Path) -> None:
@@ -300,7 +295,7 @@ def alter_template(folder: Path) -> None:
 
 
 def alter_eos(folder: Path) -> None:
-    edit_json(folder / "genai_config.json", lambda d: d["model"].update(eos_token_id=5))
+    tiny.edit_json(folder / "genai_config.json", lambda d: d["model"].update(eos_token_id=5))
 
 
 def alter_weights(folder: Path) -> None:
@@ -339,7 +334,7 @@ def test_a_failing_converter_stops_its_artifacts_alone(checkpoint: Path, prompts
     other = tmp_path / "checkpoint"
     shutil.copytree(checkpoint, other)
     split = {"type": "Split", "pattern": {"Regex": "[aeiou]+"}, "behavior": "Isolated", "invert": False}
-    edit_json(other / "tokenizer.json", lambda d: d["pre_tokenizer"]["pretokenizers"].insert(0, split))
+    tiny.edit_json(other / "tokenizer.json", lambda d: d["pre_tokenizer"]["pretokenizers"].insert(0, split))
     store = Store(tmp_path / "store")
     f16, q8_0 = export(other, IDENTITY, [load_preset("f16"), load_preset("q8_0")], TEXTS, store, chat=prompts)
     assert "the GGUF converter failed with exit code 1" in f16.failed
