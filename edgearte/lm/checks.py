@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from edgearte.lm import template
 from edgearte.lm.headers import DAMAGED, BrokenFile, GGUFHeader, Stored, read_gguf, read_safetensors
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -32,7 +33,7 @@ def gguf_problems(path: Path) -> list[str]:
             found.append("one part of a split GGUF file; join the parts with `llama-gguf-split --merge`")
         if "general.architecture" not in header.metadata:
             found.append("its metadata lacks general.architecture: not a language model")
-        return found + _gguf_vocabulary(header) + _gguf_rope(header)
+        return found + _gguf_vocabulary(header) + _gguf_rope(header) + _templates(header.metadata.get("tokenizer.chat_template"))
     except DAMAGED as error:
         return [*found, f"its metadata holds values that no model has: {error}"]
 
@@ -65,6 +66,10 @@ def _gguf_rope(header: GGUFHeader) -> list[str]:
     return []
 
 
+def _templates(*templates: object) -> list[str]:
+    return list(dict.fromkeys(why for t in templates if isinstance(t, str) and t and (why := template.problem(t))))
+
+
 def _differs(tokens: int, rows: int) -> str:
     return (
         f"its vocabulary differs from its tokenizer: {rows:,} rows of embeddings, but the tokenizer has ids up to "
@@ -87,6 +92,7 @@ def _folder(folder: Path, found: list[str]) -> None:
     tensors = _weights(folder, found)
     if not any((folder / name).is_file() for name in TOKENIZERS):
         found.append(f"no tokenizer ({', '.join(TOKENIZERS[:3])})")
+    found += _templates(*_folder_templates(folder, found))
     highest = highest_token(folder, found)
     rows = embedding_rows(tensors)
     declared = config.get("vocab_size", config.get("text_config", {}).get("vocab_size"))
@@ -111,6 +117,15 @@ def _json(path: Path, found: list[str]) -> dict[str, Any]:
         found.append(f"{path.name} does not hold keys and values")
         return {}
     return value
+
+
+def _folder_templates(folder: Path, found: list[str]) -> list[object]:
+    """All chat templates: in a file of their own, or, as in older models, within the tokenizer's configuration, one or several by name."""
+    own = [path.read_text("utf-8", "replace") for path in sorted(folder.glob("*.jinja"))]
+    config = folder / "tokenizer_config.json"
+    inside = _json(config, found).get("chat_template") if config.is_file() else None
+    named = [t.get("template") for t in inside if isinstance(t, dict)] if isinstance(inside, list) else [inside]
+    return [*own, *named]
 
 
 def weight_files(folder: Path) -> list[Path]:

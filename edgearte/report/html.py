@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from edgearte.errors import UserError
 from edgearte.files import write_text
 from edgearte.records import Artifact
-from edgearte.report import plots, words
+from edgearte.report import frontier, plots, words
 from edgearte.report.result import ArtifactResult, Result
 
 if TYPE_CHECKING:
@@ -90,9 +90,11 @@ def environment() -> Environment:
 
 def render(result: Result) -> str:
     """The report's HTML. `UserError` where the packages it is made with are not installed."""
+    found = frontier.beaten(result.artifacts)
     return environment().get_template("report.html.j2").render(
         r=result,
         chosen=words.chosen(result),
+        frontier={preset: frontier.said(preset, found) for preset in [a.artifact.preset for a in result.artifacts]},
         tiles=_tiles(result),
         costs=_cost_plots(result),
         training=_training_plots(result),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgearte.report import words
+from edgearte.report import frontier, words
 from edgearte.report.result import ArtifactResult, Result
 
 if TYPE_CHECKING:
@@ -88,15 +88,16 @@ def _accuracy(result: Result) -> Table:
 
 
 def _artifacts(result: Result) -> Table:
-    table = _table("Artifacts", "artifact", "size", "bits/weight", "KL, nats", "top-1", "accuracy", "95 %", "gates")
+    table = _table("Artifacts", "artifact", "size", "bits/weight", "KL, nats", "top-1", "accuracy", "95 %", "frontier", "gates")
+    found = frontier.beaten(result.artifacts)
     for item in result.artifacts:
         a, accuracy = item.artifact, item.accuracy
-        gates = " ".join(("✓" if gate.passed else "✗") + gate.name for gate in a.gates)
+        gates = " ".join("✗" + gate.name for gate in a.gates if not gate.passed) or (f"all {len(a.gates)}" if a.gates else words.DASH)
         right = (words.percent(accuracy.accuracy), words.interval(accuracy)) if accuracy else (words.DASH, words.DASH)
         bits = words.number(a.bits_per_weight) if a.bytes else words.DASH
         figures = (words.size(a.bytes or None), bits, words.number(words.kl(a), 4))
         top1 = words.percent(words.top1(a))
-        _row(table, a.preset, *figures, top1, *right, gates or words.DASH, style=_style(result, a.preset))
+        _row(table, a.preset, *figures, top1, *right, frontier.said(a.preset, found), gates, style=_style(result, a.preset))
     return table
 
 

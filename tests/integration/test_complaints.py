@@ -116,7 +116,7 @@ def test_5_llama_factory_7454_a_base_model_that_learned_to_chat_stops(copy: Path
     asked = [str(tokenizer.apply_chat_template(r["prompt"], tokenize=False, add_generation_prompt=True)) for r in rows[:4]]
     (made,) = export(taught, "2" * 64, [load_preset("q8_0")], TEXTS, store, chat=asked)
     assert made.failed == ""
-    evidence = made.gates[2].evidence
+    evidence = tiny.gate(made, "eos").evidence
     assert evidence["ended_in_checkpoint"] == evidence["ended_in_artifact"] == len(asked)
 
 

@@ -13,6 +13,7 @@ from edgearte.lm.general import GENERAL
 from edgearte.lm.weights import Weights, resolve
 from edgearte.records import Artifact
 from edgearte.store import Store
+from tests import tiny
 from tests.tiny import smollm2
 
 pytestmark = pytest.mark.integration
@@ -56,13 +57,13 @@ def artifacts(source: Weights, store: Store) -> dict[str, Artifact]:
 def test_all_gates_hold(artifacts: dict[str, Artifact]) -> None:
     assert {name: a.failed for name, a in artifacts.items()} == dict.fromkeys(artifacts, "")
     for artifact in artifacts.values():
-        eos = artifact.gates[2].evidence
+        eos = tiny.gate(artifact, "eos").evidence
         assert eos["ended_in_checkpoint"] >= 1
         assert eos["ran_past_eos"] == 0
 
 
 def test_what_quantization_costs_is_in_order(artifacts: dict[str, Artifact]) -> None:
-    kl = {name: a.gates[3].evidence["kl"] for name, a in artifacts.items()}
+    kl = {name: tiny.gate(a, "logits").evidence["kl"] for name, a in artifacts.items()}
     assert kl["f16"] < 1e-4 < kl["q8_0"] < 0.02 < kl["q4_k_m"] < kl["onnx-int4"]
 
 
@@ -71,7 +72,7 @@ def test_calibration_on_texts_like_these_costs_nothing_and_loses_less(source: We
     (plain,) = export(source.folder, source.identity, presets, TEXTS, store)
     (calibrated,) = export(source.folder, source.identity, presets, TEXTS, store, calibration=how)
     assert calibrated.bytes <= plain.bytes
-    assert calibrated.gates[3].evidence["kl"] < 0.9 * plain.gates[3].evidence["kl"]
+    assert tiny.gate(calibrated, "logits").evidence["kl"] < 0.9 * tiny.gate(plain, "logits").evidence["kl"]
 
 
 def test_k_quants_that_fell_back_are_said(artifacts: dict[str, Artifact]) -> None:

@@ -16,6 +16,7 @@ from edgearte.convert import modelfile as mf
 from edgearte.convert.bundle import verify_bundle, write_bundle
 from edgearte.convert.card import Card, Figure, Origin
 from edgearte.errors import UserError
+from edgearte.lm.template import render
 from edgearte.records import Accuracy, Artifact, Gate
 
 CHATML = (
@@ -120,7 +121,7 @@ def test_ollama_writes_a_chat_as_the_checkpoint_does(template: str, talk: list[d
     assert chat is not None
     asked = ([say("system", system)] if system else []) + talk
     effective = system or chat.default_system or ""
-    assert as_ollama(mf.go_template(chat), effective, asked) == mf.render(template, asked)
+    assert as_ollama(mf.go_template(chat), effective, asked) == render(template, asked)
 
 
 @pytest.mark.parametrize(

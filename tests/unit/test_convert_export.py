@@ -17,14 +17,14 @@ from typing import Any
 
 import pytest
 
+from edgearte.child import ChildFailed, run_module
 from edgearte.convert import export as export_module
-from edgearte.convert.child import ChildFailed, run_module
 from edgearte.convert.describe import description
-from edgearte.convert.export import check, export
-from edgearte.convert.gates import logits_gate
+from edgearte.convert.export import check, export, judged
+from edgearte.convert.gates import batch_gate
 from edgearte.convert.make import Calibration
 from edgearte.convert.presets import Preset, load_preset
-from edgearte.convert.reference import Reference, read_reference
+from edgearte.convert.reference import WINDOW, Reference, read_reference
 from edgearte.errors import UserError
 from edgearte.lm.headers import read_gguf
 from edgearte.records import Artifact, Gate
@@ -111,13 +111,13 @@ def test_every_preset_passes_every_gate(artifacts: dict[str, Artifact]) -> None:
     for name in PRESETS:
         artifact = artifacts[name]
         assert artifact.failed == "", artifact
-        assert [g.name for g in artifact.gates] == ["tokens", "template", "eos", "logits"]
-        eos = artifact.gates[2].evidence
+        assert [g.name for g in artifact.gates] == ["tokens", "template", "eos", "batch", "logits", "long"]
+        eos = tiny.gate(artifact, "eos").evidence
         assert eos["ended_in_checkpoint"] == eos["ended_in_artifact"] == 2
         assert Path(artifact.path).exists()
         assert sum(artifact.types.values()) == sum(t.elements for t in artifact.tensors)
-    assert artifacts["f16"].gates[3].evidence["kl"] < 1e-4
-    assert artifacts["onnx-fp32"].gates[3].evidence["kl"] < 1e-6
+    assert tiny.gate(artifacts["f16"], "logits").evidence["kl"] < 1e-4
+    assert tiny.gate(artifacts["onnx-fp32"], "logits").evidence["kl"] < 1e-6
     sizes = [artifacts[n].bits_per_weight for n in ("onnx-fp32", "f16", "q8_0", "q4_k_m", "onnx-int4")]
     assert sizes == sorted(sizes, reverse=True)
 
@@ -158,7 +158,7 @@ def test_types_are_mixed_within_a_budget(checkpoint: Path, prompts: list[str], t
     assert sum(t.bytes for t in mixed.tensors) <= sum(t.bytes for t in plain.tensors)
     assert small.bytes < plain.bytes
     assert all("asked" not in note for a in (mixed, small) for note in a.notes)
-    kl = [a.gates[3].evidence["kl"] for a in (plain, mixed)]
+    kl = [tiny.gate(a, "logits").evidence["kl"] for a in (plain, mixed)]
     assert kl[1] <= kl[0]
     (none,) = export(checkpoint, IDENTITY, presets[1:2], TEXTS, store, chat=prompts)
     assert none.failed == "mixed-q4_k_m: types are mixed by what texts show, and no texts to calibrate on were given"
@@ -205,9 +205,7 @@ def test_the_same_checkpoint_elsewhere_gives_the_same_bytes(
 
 def gates_of(name: str, path: Path, reference: Reference) -> dict[str, Gate]:
     preset = load_preset(name)
-    checked = check(preset, path, reference)
-    gates = [Gate(**g) for g in checked["gates"]] + [logits_gate(preset, checked["logits"])]
-    return {g.name: g for g in gates}
+    return {g.name: g for g in judged(preset, check(preset, path, reference))}
 
 
 def rewritten(source: Path, target: Path, *changes: str) -> Path:
@@ -302,9 +300,34 @@ def alter_weights(folder: Path) -> None:
     flip_signs(folder / "model.onnx.data")
 
 
+def alter_far_positions(folder: Path) -> None:
+    """Rotations are right as far as short texts go."""
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(str(folder / "model.onnx"))
+    (cosines,) = (t for t in model.graph.initializer if t.name == "cos_cache")
+    table = numpy_helper.to_array(cosines).copy()
+    table[WINDOW:] = 1.0
+    cosines.CopyFrom(numpy_helper.from_array(table, cosines.name))
+    onnx.save(model, str(folder / "model.onnx"), save_as_external_data=True, location="model.onnx.data")
+
+
+def test_prompts_that_a_batch_answers_otherwise_fail_the_batch_gate(reference: Reference) -> None:
+    alone = [[5, 6, 7], [8, reference.eos[0], 9], [1], [2]]
+    together = [[5, 6, 7], [8, reference.eos[0], 4], [1], [3]]  # what follows an end counts for nothing; one near-tie may turn
+    assert batch_gate(reference, alone, together).passed
+    broken = batch_gate(reference, alone, [[6], *together[1:]])
+    assert not broken.passed
+    assert broken.summary == "2 of 4 prompts of other lengths are answered in a batch as they are alone"
+
+
 @pytest.mark.parametrize(
     ("alter", "failing"),
-    [(alter_tokenizer, "tokens"), (alter_template, "template"), (alter_eos, "eos"), (alter_weights, "logits")],
+    [
+        (alter_tokenizer, "tokens"), (alter_template, "template"), (alter_eos, "eos"), (alter_weights, "logits"),
+        (alter_far_positions, "long"),
+    ],
 )
 def test_an_altered_onnx_folder_fails_its_gate(
     artifacts: dict[str, Artifact], reference: Reference, tmp_path: Path, alter: Callable[[Path], None], failing: str
@@ -316,7 +339,7 @@ def test_an_altered_onnx_folder_fails_its_gate(
     assert not gates[failing].passed
     if failing == "eos":
         assert gates["eos"].evidence["ran_past_eos"] == 2  # the runtime went on where the checkpoint stops
-    assert {n for n, g in gates.items() if not g.passed} <= {failing, "eos"}
+    assert {n for n, g in gates.items() if not g.passed} <= {failing, "eos", *(["long", "batch"] if failing == "logits" else [])}
 
 
 def test_a_truncated_artifact_is_told_by_its_runtime(

@@ -89,7 +89,7 @@ def artifacts(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
 
 
 def kl(artifact: Artifact) -> float:
-    return float(next(g for g in artifact.gates if g.name == "logits").evidence["kl"])
+    return float(tiny.gate(artifact, "logits").evidence["kl"])
 
 
 def test_the_file_takes_the_numbers(artifacts: dict[str, Artifact]) -> None:

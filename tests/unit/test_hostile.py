@@ -9,6 +9,7 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from edgearte import tiny_gguf
 from edgearte.lm import weights
 from edgearte.lm.headers import BrokenFile, read_gguf, read_safetensors
+from edgearte.lm.template import render
 
 MEMORY = 64e6  # of Python's objects; the files are of a megabyte
 NUMBERS = [0, 1, 7, 8, 9, 10, 255, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**62, 2**63 - 1, 2**63, 2**64 - 1]
@@ -137,3 +139,34 @@ def test_json_nested_without_end(tiny_model: Path, tmp_path: Path, name: str) ->
     (folder / name).write_bytes(struct.pack("<Q", len(deep)) + deep if name.endswith("safetensors") else deep)
     assert weights.check(str(folder))
     refused_or_read(folder)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+        "{{ 'x' | center(100000000000) }}",
+        "{% set n = namespace(s='aaaaaaaa') %}{% for i in range(60) %}{% set n.s = n.s + n.s %}{% endfor %}",
+    ],
+)
+def test_templates_without_end(tiny_model: Path, tmp_path: Path, template: str) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    (folder / "chat_template.jinja").write_text(template, "utf-8")
+    (problem,) = weights.check(str(folder))
+    assert "its chat template takes more than" in str(problem)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% include '/etc/passwd' %}",
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ cycler.__init__.__globals__.os.system('touch PLACE/been-here') }}",
+        "{{ messages.append(1) }}",
+        "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
+    ],
+)
+def test_templates_that_reach_out_are_stopped(tmp_path: Path, template: str) -> None:
+    with pytest.raises((jinja2.TemplateError, TypeError, RecursionError)):
+        render(template.replace("PLACE", str(tmp_path)), [{"role": "user", "content": "Hi"}])
+    assert not list(tmp_path.iterdir())
