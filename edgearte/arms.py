@@ -121,7 +121,10 @@ def make(setup: Setup, arm: Arm, transferred: Path | None = None) -> Made:
     """The examples of an arm that teaches with a teacher's writing (all but the untaught one and the seeds alone)."""
     plain, method = setup.teacher.folder, arm.method
     if method in ASSISTANT:
-        return Made(assisted.teach(setup, _assist(setup, arm), Budget(calls=arm.calls), arm.name).examples, plain)
+        try:
+            return Made(assisted.teach(setup, _assist(setup, arm), Budget(calls=arm.calls), arm.name).examples, plain)
+        except assisted.NothingKept as error:
+            return Made((), plain, str(error))
     if method in (UNALIGNED, TRANSFERRED):
         author = transferred if method == TRANSFERRED and transferred else plain
         return Made(steps.tailored(setup, author, method).examples, author)
