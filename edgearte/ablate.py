@@ -130,12 +130,13 @@ def _trials(setup: Setup, arms: Sequence[Arm], teacher: Path | None) -> dict[str
         start = len(ledger)
         folder, examples, note = setup.student.folder, tuple[Example, ...](), ""
         if arm.method != UNTAUGHT:
-            examples, note = made[arm.name].examples[: sizes[arm.calls]], made[arm.name].note
-            if not examples:
+            examples, note = made[arm.name].examples[: sizes.get(arm.calls, 0)], made[arm.name].note
+            if examples:
+                folder = teach(setup, arm, made[arm.name], examples)
+            elif not made[arm.name].spent:
                 reason = note or "it wrote no example that could be trained on"
                 trials[arm.name] = Trial({}, 0, _cost(spent[arm.name], folder), reason)
-                continue
-            folder = teach(setup, arm, made[arm.name], examples)
+                continue  # while a budget that bought nothing to learn from leaves the student as it is
         trained = ledger[start:]
         shots = (0, *setup.recipe.measure.shots)
         answers = {n: steps.answers(setup, folder, arm.name, n) for n in shots}

@@ -120,11 +120,13 @@ def ordered(wanted: Sequence[str], budgets: Sequence[int]) -> list[Arm]:
 
 @dataclass(frozen=True)
 class Made:
-    """What an arm teaches with: examples, the teacher they came from, and what should be known about how it came to them."""
+    """What an arm teaches with: examples, the teacher they came from, what should be known about how it came to them, and whether a
+    budget was spent although there are none."""
 
     examples: tuple[Example, ...]
     teacher: Path
     note: str = ""
+    spent: bool = False
 
 
 def make(setup: Setup, arm: Arm, transferred: Path | None = None) -> Made:
@@ -133,7 +135,10 @@ def make(setup: Setup, arm: Arm, transferred: Path | None = None) -> Made:
     if method in ASSISTANT:
         if reason := _not_at_hand(setup, method):
             return Made((), plain, f"not run: {reason}")
-        return Made(assisted.teach(setup, _assist(setup, arm), Budget(calls=arm.calls), arm.name).examples, plain)
+        try:
+            return Made(assisted.teach(setup, _assist(setup, arm), Budget(calls=arm.calls), arm.name).examples, plain)
+        except assisted.NothingKept as error:
+            return Made((), plain, str(error), spent=True)
     if method in (UNALIGNED, TRANSFERRED):
         author = transferred if method == TRANSFERRED and transferred else plain
         return Made(steps.tailored(setup, author, method).examples, author)

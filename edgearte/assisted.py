@@ -77,8 +77,12 @@ class Assisted:
         return _calibration([(d.confidence, d.right) for d in self.doubts])
 
 
+class NothingKept(UserError):
+    """A budget was spent, and bought nothing to learn from."""
+
+
 def teach(setup: Setup, how: Assist, most: Budget, arm: str) -> Assisted:
-    """The examples that `most` buys. `how` is the recipe's, or what an ablation makes of it."""
+    """The examples that `most` buys; `NothingKept` where there are none. `how` is the recipe's, or what an ablation makes of it."""
     budget = steps.Allowance(setup, how, most)
     with budget.phase("pool", budget.left, shared=True) as purse:
         pool = _shuffled(steps.pool(setup, how, purse), seed_of(setup.recipe.seed, "pool"))
@@ -121,10 +125,17 @@ def teach(setup: Setup, how: Assist, most: Budget, arm: str) -> Assisted:
         again = len(asked)
 
     examples = _examples(judged)
+    if not bought + again:
+        raise NothingKept(
+            f"{setup.task.name}: the budget was spent under this recipe's name before, on other prompts than its settings ask for now; "
+            "raise it, or give the recipe another name"
+        )
     if not examples:
-        raise UserError(
-            f"{setup.task.name}: of {bought + again} answers of the teacher none was kept ({said}); take a lower assist.threshold, "
-            "a better assistant, or a larger budget"
+        unread = sum(j.annotation.answer is None for j in judged)
+        raise NothingKept(
+            f"{setup.task.name}: of {bought + again} answers of the teacher none was kept ({said}), and in {unread} no answer was found; "
+            "take a lower assist.threshold, a better assistant, or a larger budget, and where the teacher is cut off before its answer "
+            "more draft.rationale_tokens"
         )
     if how.weigh and threshold is not None:
         weights = weigh.rectified([j.confidence or 0.0 for j in judged if j.kept])

@@ -70,6 +70,16 @@ def test_the_numbers_are_those_of_the_reference(runs: Path) -> None:
     assert found["threshold"] == pytest.approx(expected["threshold"], abs=0.02)
 
 
+def test_a_budget_that_bought_nothing_to_learn_from_leaves_the_student_as_it_is(runs: Path, tiny_model: Path) -> None:
+    recipe, options = runs.parent / "task" / "recipe.yaml", [*tiny.assisted(tiny_model), "name=nothing", "assist.threshold=1.0"]
+    arms = ["--arms", f"{UNTAUGHT},{ASSISTED}", "--seeds", "1", "--calls", "6"]
+    assert main(["ablate", str(recipe), *options, *arms, "--runs", str(runs)]) == 0
+    untaught, plain, nothing = ablation.read(runs / "nothing-ablation").arms
+    assert (plain.examples, nothing.examples) == ((6,), (0,))
+    assert nothing.asked == untaught.asked
+    assert "none was kept" in nothing.notes[0]
+
+
 def test_the_build_asked_the_teacher_nothing_that_the_ablation_had_asked(runs: Path) -> None:
     with sqlite3.connect(runs / "store" / "store.sqlite") as db:
         twice = db.execute("SELECT stage, count(*) FROM attempts GROUP BY key HAVING count(*) > 1").fetchall()
