@@ -127,8 +127,8 @@ def teach(setup: Setup, how: Assist, most: Budget, arm: str) -> Assisted:
     examples = _examples(judged)
     if not bought + again:
         raise NothingKept(
-            f"{setup.task.name}: the budget was spent under this recipe's name before, on other prompts than its settings ask for now; "
-            "raise it, or give the recipe another name"
+            f"{setup.task.name}: of the teacher's answers none was bought, since the budget holds no call more; if it was spent under this "
+            "recipe's name before, on other prompts than its settings make now, raise it or give the recipe another name"
         )
     if not examples:
         unread = sum(j.annotation.answer is None for j in judged)
