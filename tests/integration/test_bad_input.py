@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import shutil
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -209,6 +211,46 @@ def test_bench_of_what_is_no_artifact(tmp_path: Path, capsys: Capture) -> None:
     path.write_text("this is no model")
     assert main(["bench", str(path), "--suite", "short"]) == 2
     assert "text.gguf" in capsys.readouterr().err
+
+
+def onnx_folder(folder: Path, decoder: str = "model.onnx", **external: object) -> Path:
+    """One matrix, which lies where `external` says."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    weight = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4, 4], data_location=TensorProto.EXTERNAL)
+    for key, value in ({"location": "model.onnx.data", "offset": 0, "length": 64} | external).items():
+        weight.external_data.add(key=key, value=str(value))
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in ("x", "logits")]
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["logits"])], "g", ends[:1], ends[1:], [weight])
+    folder.mkdir()
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), str(folder / "model.onnx"))
+    sizes = {"head_size": 4, "hidden_size": 4, "num_attention_heads": 1, "num_hidden_layers": 1, "num_key_value_heads": 1}
+    model = {
+        "type": "llama", "context_length": 64, "vocab_size": 4, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1,
+        "decoder": {"filename": decoder, **sizes, "inputs": {"input_ids": "x"}, "outputs": {"logits": "logits"}},
+    }  # fmt: skip
+    (folder / "genai_config.json").write_text(json.dumps({"model": model, "search": {"max_length": 64}}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "said"),
+    [
+        ({"location": "../secret.bin"}, "escapes model directory"),
+        ({"location": "linked.bin"}, "escapes model directory"),
+        ({"offset": 2**62}, "out of bounds"),
+        ({"length": 2**62}, "size mismatch"),
+        ({"decoder": "../elsewhere/model.onnx"}, "path traversal"),
+    ],
+)
+def test_bench_of_an_onnx_folder_made_to_harm(tmp_path: Path, capsys: Capture, spoiled: dict[str, Any], said: str) -> None:
+    (tmp_path / "secret.bin").write_bytes(bytes(64))
+    folder = onnx_folder(tmp_path / "model", **spoiled)
+    (folder / "model.onnx.data").write_bytes(bytes(64))
+    (folder / "linked.bin").symlink_to(tmp_path / "secret.bin")
+    assert main(["bench", str(folder), "--suite", "short"]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(recipe: Path, tmp_path: Path) -> None:
