@@ -105,3 +105,9 @@ def test_a_folder_that_names_no_model_is_a_users_mistake(tmp_path: Path, config:
     (tmp_path / "genai_config.json").write_text(config)
     with pytest.raises(UserError, match=r"genai_config\.json: names no model file"):
         onnx_model(tmp_path)
+
+
+def test_what_is_for_a_browser_is_measured_through_genai() -> None:
+    from edgearte.measure import genai, harness
+
+    assert harness._engine({"runtime": "transformers.js"}) is genai.Engine
