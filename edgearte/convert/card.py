@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from edgearte.convert.presets import BROWSER
 from edgearte.lm.weights import HUB_ID
 from edgearte.records import Accuracy, Artifact
 
@@ -16,6 +17,13 @@ HUB_LICENCES = (
     "agpl-3.0", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "openrail",
     "bigscience-openrail-m", "gemma", "llama2", "llama3", "llama3.1", "llama3.2", "llama3.3", "llama4",
 )  # fmt: skip
+IN_BROWSER = """import { env, pipeline } from "@huggingface/transformers";
+
+env.allowLocalModels = true;
+env.localModelPath = "/";
+const write = await pipeline("text-generation", "%s");
+const [{ generated_text }] = await write([{ role: "user", content: "…" }], { max_new_tokens: 64 });
+console.log(generated_text.at(-1).content);"""
 
 
 @dataclass(frozen=True)
@@ -165,6 +173,9 @@ def _use(name: str, files: Sequence[tuple[str, Artifact]]) -> list[str]:
     if folders:
         model = f'model = onnxruntime_genai.Model("{folders[0]}")'
         parts.append(f"```python\nimport onnxruntime_genai\n\n{model}\n```")
+    browser = [path for path, artifact in files if artifact.runtime == BROWSER]
+    if browser:
+        parts += ["In a browser, where this folder is served as `/`:", f"```js\n{IN_BROWSER % browser[0]}\n```"]
     return parts
 
 

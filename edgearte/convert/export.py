@@ -18,11 +18,12 @@ from edgearte.convert.bits import bits
 from edgearte.convert.describe import Description
 from edgearte.convert.gates import batch_gate, eos_gate, logits_gate, template_gate, tokens_gate
 from edgearte.convert.make import VERSION, Calibration, Source, calibrated, convert, importance
-from edgearte.convert.presets import Preset, load_preset
+from edgearte.convert.presets import BROWSER, RUNTIMES, Preset, load_preset
 from edgearte.convert.reference import CONVERSATIONS, LAST, Reference, read_reference
 from edgearte.records import Artifact, Gate, Tensor
 from edgearte.store import Store, digest
 
+FOR_A_BROWSER = f"laid out for {BROWSER}; checked and measured here by {RUNTIMES['onnx'][0]}, which reads the same folder"
 GATES = 2  # version of what they ask
 MEASURED = ("logits", "long")  # gates that the preset's thresholds decide
 UNQUANTIZED = {"gguf": "f16", "onnx": "onnx-fp32"}  # the preset of each format
@@ -77,8 +78,7 @@ def _artifact(source: Source, preset: Preset, conditions: dict[str, str], refere
         bits_per_weight=held["bits_per_weight"],
         types=held["types"],
         tensors=tuple(Tensor(**t) for t in held["tensors"]),
-        # What was chosen tensor by tensor did not fall back.
-        notes=(*([] if preset.type == "mixed" else held["notes"]), *calibrated(source, preset)),
+        notes=_notes(source, preset, held["notes"]),
         imatrix=str(importance(source)) if preset.calibration == "imatrix" and source.calibration else "",
     )
     try:
@@ -93,6 +93,12 @@ def _artifact(source: Source, preset: Preset, conditions: dict[str, str], refere
     if not all(g.passed for g in gates if g.name in MEASURED) and preset.type != whole.type:
         failed.append(_broken_by(_artifact(source, whole, conditions, reference)))
     return replace(artifact, gates=gates, failed="; ".join(failed))
+
+
+def _notes(source: Source, preset: Preset, fallen: Sequence[str]) -> tuple[str, ...]:
+    if preset.type == "mixed":
+        fallen = ()  # what was chosen tensor by tensor did not fall back
+    return (*fallen, *calibrated(source, preset), *([FOR_A_BROWSER] if preset.runtime == BROWSER else []))
 
 
 def _broken_by(whole: Artifact) -> str:
@@ -123,7 +129,7 @@ def check(preset: Preset, path: Path, reference: Reference) -> dict[str, Any]:
         "last": LAST,
     }
     request.write_text(json.dumps(asked), "utf-8")
-    run_module("edgearte.convert.probe", [request, answer], f"{preset.runtime}, reading {preset.name},")
+    run_module("edgearte.convert.probe", [request, answer], f"{RUNTIMES[preset.format][0]}, reading {preset.name},")
     said = json.loads(answer.read_text("utf-8"))
     gates = [
         tokens_gate(reference, said["ids"]),

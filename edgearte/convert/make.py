@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from edgearte.child import ChildFailed
-from edgearte.convert import calibrate, converters, imatrix, layerwise, mixed, overwrite, sensitivity
+from edgearte.convert import browser, calibrate, converters, imatrix, layerwise, mixed, overwrite, sensitivity
 from edgearte.convert.describe import Description
 from edgearte.convert.gptq import BLOCK, Rounded
-from edgearte.convert.presets import Preset, load_preset
+from edgearte.convert.presets import BROWSER, Preset, load_preset
 from edgearte.errors import UserError
 from edgearte.lm.headers import read_gguf
 from edgearte.store import Store, digest
@@ -63,6 +63,8 @@ class Source:
             made["rounding"] = "gptq"
         if preset.format == "onnx":
             made["graph"] = GRAPH
+        if preset.runtime == BROWSER:
+            made["browser"] = browser.LAYOUT
         if preset.format == "gguf" and self.description:
             made["description"] = dict(self.description)
         return made | ({"budget": dict(preset.budget), "mixing": MIXING} if preset.budget else {})
@@ -108,6 +110,8 @@ def _build(source: Source, preset: Preset, folder: Path) -> None:
         converters.quantize(_f16(source), out, type, weighed, tensors)
         if mixed.ROUNDED in tensors.values():
             overwrite.into_gguf(out, _rounded(source, preset.name, mixed.ROUNDED), mixed.ROUNDED)
+    if preset.runtime == BROWSER:
+        browser.lay_out(folder, source.checkpoint)
 
 
 def _by_gptq(source: Source, preset: Preset, folder: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from edgearte import catalogue
 from edgearte.errors import Problem, UserError
 
+BROWSER = "transformers.js"
 TYPES = {
     "gguf": ("f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0", "iq4_nl", "iq4_xs", "q3_k_m", "q2_k", "mixed"),
     "onnx": ("fp32", "fp16", "int8", "int4", "int4_k"),
@@ -20,7 +21,8 @@ BUDGETS = ("size_of", "bits", "kl_of", "kl")
 # How a type is calibrated on texts: by llama.cpp's importance matrix, or rounded by GPTQ, which knows these types only.
 CALIBRATIONS = {"gguf": ("none", "imatrix", "gptq"), "onnx": ("none", "gptq")}
 GPTQ = ("q4_0", "iq4_nl", "int4")
-RUNTIMES = {"gguf": "llama.cpp", "onnx": "onnxruntime-genai"}
+# The first of a format judges on this machine what is made for the others.
+RUNTIMES = {"gguf": ("llama.cpp",), "onnx": ("onnxruntime-genai", BROWSER)}
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,10 @@ def _mistakes(data: dict[str, Any]) -> list[str]:
         found.append(f"calibration: {data['format']} has no {data['calibration']!r}; known: {allowed}")
     elif data["calibration"] == "gptq" and data["type"] not in GPTQ:
         found.append(f"calibration: gptq rounds to {', '.join(GPTQ)}, not to {data['type']!r}")
-    if data["runtime"] != RUNTIMES[data["format"]]:
-        found.append(f"runtime: {data['format']} is run by {RUNTIMES[data['format']]}, not {data['runtime']!r}")
+    if data["runtime"] not in RUNTIMES[data["format"]]:
+        found.append(f"runtime: {data['format']} is run by {' or '.join(RUNTIMES[data['format']])}, not {data['runtime']!r}")
+    elif data["runtime"] == BROWSER and data["type"] != "int4":
+        found.append(f"runtime: what {BROWSER} loads is made of int4, not of {data['type']!r}")
     return found
 
 

@@ -117,12 +117,12 @@ def _engine(job: dict[str, Any]) -> type[Engine]:
 
         llamalib.library()
         return llamacpp.Engine
-    if job["runtime"] == "onnxruntime-genai":
+    if job["runtime"] in ("onnxruntime-genai", "transformers.js"):  # a folder for a browser is read by both
         from edgearte.measure import genai
 
         genai.library()
         return genai.Engine
-    raise UserError(f"no runtime called {job['runtime']!r}; known: llama.cpp, onnxruntime-genai")
+    raise UserError(f"no runtime called {job['runtime']!r}; known: llama.cpp, onnxruntime-genai, transformers.js")
 
 
 def _load(job: dict[str, Any]) -> tuple[Engine, float]:

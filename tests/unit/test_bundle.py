@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -358,3 +359,12 @@ def test_a_licence_the_hub_does_not_know_is_called_other(tmp_path: Path) -> None
     front = yaml.safe_load((folder / "README.md").read_text().split("---\n")[1])
     assert (front["license"], front["license_name"]) == ("other", "Own terms 1.0")
     assert "base_model" not in front  # a folder is no hub id
+
+
+def test_a_folder_for_a_browser_is_shown_in_use(tmp_path: Path) -> None:
+    checkpoint, artifacts, card = inputs(tmp_path)
+    for_a_browser = replace(artifacts[0], preset="onnx-int4-web", runtime="transformers.js")
+    write_bundle(tmp_path / "b", name="intents", checkpoint=checkpoint, artifacts=[for_a_browser], card=card, lineage=[])
+    card_text = (tmp_path / "b" / "README.md").read_text("utf-8")
+    assert 'await pipeline("text-generation", "onnx-int4-web")' in card_text
+    assert "transformers" not in (build(tmp_path / "other") / "README.md").read_text("utf-8")

@@ -6,6 +6,7 @@ is SmolLM2's, because llama.cpp's converter recognises tokenizers by what they d
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -34,7 +35,7 @@ from tests.tiny import smollm2
 
 PRESETS = [
     "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0", "iq4_nl", "iq4_xs", "q3_k_m", "q2_k", "onnx-fp32",
-    "onnx-fp16", "onnx-int8", "onnx-int4-k", "onnx-int4",
+    "onnx-fp16", "onnx-int8", "onnx-int4-k", "onnx-int4", "onnx-int4-web",
 ]  # fmt: skip
 TEXTS = [
     "The quick brown fox jumps over the lazy dog. " * 8,
@@ -120,6 +121,10 @@ def test_every_preset_passes_every_gate(artifacts: dict[str, Artifact]) -> None:
     assert tiny.gate(artifacts["onnx-fp32"], "logits").evidence["kl"] < 1e-6
     sizes = [artifacts[n].bits_per_weight for n in ("onnx-fp32", "f16", "q8_0", "q4_k_m", "onnx-int4")]
     assert sizes == sorted(sizes, reverse=True)
+    plain, browser = artifacts["onnx-int4"], artifacts["onnx-int4-web"]
+    assert (browser.types, browser.tensors) == (plain.types, plain.tensors)
+    assert browser.bytes < plain.bytes
+    assert (plain.notes, len(browser.notes)) == ((), 1)
 
 
 def test_fallen_back_k_quants_are_noted(artifacts: dict[str, Artifact]) -> None:
@@ -187,7 +192,7 @@ def test_a_second_call_neither_converts_nor_runs_anything(
 def test_the_same_checkpoint_elsewhere_gives_the_same_bytes(
     checkpoint: Path, prompts: list[str], artifacts: dict[str, Artifact], tmp_path: Path
 ) -> None:
-    from edgearte.convert import converters
+    from edgearte.convert import browser, converters
 
     other = tmp_path / "some" / "other-1B-name"
     shutil.copytree(checkpoint, other)
@@ -197,10 +202,14 @@ def test_the_same_checkpoint_elsewhere_gives_the_same_bytes(
     converters.to_onnx(other, tmp_path / "onnx", "int4")
     assert (tmp_path / "f16.gguf").read_bytes() == Path(artifacts["f16"].path).read_bytes()
     assert (tmp_path / "q4_k_m.gguf").read_bytes() == Path(artifacts["q4_k_m"].path).read_bytes()
-    first = Path(artifacts["onnx-int4"].path)
-    assert sorted(p.name for p in first.iterdir()) == sorted(p.name for p in (tmp_path / "onnx").iterdir())
-    for path in first.iterdir():
-        assert path.read_bytes() == (tmp_path / "onnx" / path.name).read_bytes(), path.name
+    assert contents(tmp_path / "onnx") == contents(Path(artifacts["onnx-int4"].path))
+    browser.lay_out(tmp_path / "onnx", other)
+    assert contents(tmp_path / "onnx") == contents(Path(artifacts["onnx-int4-web"].path))
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """The sha256 of each file by its name in the folder."""
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()}
 
 
 def gates_of(name: str, path: Path, reference: Reference) -> dict[str, Gate]:
