@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from edgearte.convert.child import ChildFailed
+from edgearte.child import ChildFailed
 
 MODEL = "onnx/model_q4.onnx"  # transformers.js finds a model by its dtype, here q4, and its weights beside it under that name and _data
 LAYOUT = "1"  # of what `lay_out` writes

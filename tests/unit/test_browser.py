@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgearte.child import ChildFailed
 from edgearte.convert.bits import onnx_model
 from edgearte.convert.browser import lay_out, look_up_plainly
-from edgearte.convert.child import ChildFailed
 from edgearte.errors import UserError
 
 ROWS, BLOCKS = 40, 3
