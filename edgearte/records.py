@@ -139,6 +139,11 @@ class Artifact:
     failed: str = ""
     imatrix: str = ""  # the importance matrix it was calibrated with, a file of llama.cpp's form
 
+    def distance(self, figure: str = "kl") -> float | None:
+        """A figure of the logits gate: `kl` from the checkpoint in nats, or `top1`, the share of positions with the same first choice."""
+        found = next((gate.evidence.get(figure) for gate in self.gates if gate.name == "logits"), None)
+        return float(found) if isinstance(found, int | float) else None
+
 
 @dataclass(frozen=True)
 class Accuracy:

@@ -16,7 +16,7 @@ from edgearte.child import ChildFailed, run_module
 from edgearte.convert import beforehand
 from edgearte.convert.bits import bits
 from edgearte.convert.describe import Description
-from edgearte.convert.gates import batch_gate, eos_gate, logits_gate, template_gate, tokens_gate
+from edgearte.convert.gates import batch_gate, eos_gate, logits_gate, long_gate, template_gate, tokens_gate
 from edgearte.convert.make import VERSION, Calibration, Source, calibrated, convert, importance
 from edgearte.convert.presets import BROWSER, RUNTIMES, Preset, load_preset
 from edgearte.convert.reference import CONVERSATIONS, LAST, Reference, read_reference
@@ -25,7 +25,7 @@ from edgearte.store import Store, digest
 
 FOR_A_BROWSER = f"laid out for {BROWSER}; checked and measured here by {RUNTIMES['onnx'][0]}, which reads the same folder"
 GATES = 2  # version of what they ask
-MEASURED = ("logits", "long")  # gates that the preset's thresholds decide
+MEASURED = {"logits": logits_gate, "long": long_gate}  # gates that the preset's thresholds decide
 UNQUANTIZED = {"gguf": "f16", "onnx": "onnx-fp32"}  # the preset of each format
 
 
@@ -62,6 +62,18 @@ def _failed(preset: Preset, why: str) -> Artifact:
 
 
 def _artifact(source: Source, preset: Preset, conditions: dict[str, str], reference: Callable[[], Reference]) -> Artifact:
+    made = _as_it_is(source, preset, conditions, reference)
+    if not preset.heal:
+        return made
+    before = _as_it_is(source, replace(preset, heal=False), conditions, reference)
+    healed, was = made.distance(), before.distance()
+    if healed is None or was is None or was <= healed:
+        left_out = "healing brought nothing, and is left out" + (f" (KL {healed:.4f}, before {was:.4f})" if healed and was else "")
+        return replace(before, notes=(*before.notes, left_out))
+    return replace(made, notes=(*made.notes, f"healed: KL {healed:.4f}, before {was:.4f}"))
+
+
+def _as_it_is(source: Source, preset: Preset, conditions: dict[str, str], reference: Callable[[], Reference]) -> Artifact:
     try:
         tree = convert(source, preset)
     except ChildFailed as error:
@@ -142,7 +154,7 @@ def check(preset: Preset, path: Path, reference: Reference) -> dict[str, Any]:
 
 def judged(preset: Preset, checked: dict[str, Any]) -> tuple[Gate, ...]:
     """All gates, of what `check` found, by the thresholds of a preset."""
-    return (*(Gate(**g) for g in checked["gates"]), *(logits_gate(preset, checked[name], name) for name in MEASURED))
+    return (*(Gate(**g) for g in checked["gates"]), *(judge(preset, checked[name]) for name, judge in MEASURED.items()))
 
 
 @contextmanager

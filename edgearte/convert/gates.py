@@ -118,19 +118,34 @@ def _until(ids: Sequence[int], ends: set[int | None]) -> list[int]:
     return list(ids[:stop])
 
 
-def logits_gate(preset: Preset, measured: dict[str, Any], name: str = "logits") -> Gate:
-    """Mean KL divergence (checkpoint‖artifact, nats) and top-1 agreement against the preset's thresholds: over windows of held-out
-    text, or (`long`) far into one long text, where positions are counted wrongly before they are elsewhere."""
-    if "vocabulary" in measured:
-        ours, theirs = measured["vocabulary"]
-        return Gate(name, False, f"the checkpoint has {ours} logits a position, the artifact {theirs}", measured)
-    if "not_finite" in measured:
-        broken = f"{measured['not_finite']} of {measured['positions']} positions have logits that are no numbers"
-        return Gate(name, False, broken, measured)
+def logits_gate(preset: Preset, measured: dict[str, Any]) -> Gate:
+    """Mean KL divergence (checkpoint‖artifact, nats) and top-1 agreement against the preset's thresholds."""
+    if fault := _unlike(measured):
+        return Gate("logits", False, fault, measured)
     kl, top1 = measured["kl"], measured["top1"]
-    passed = kl <= preset.max_kl and top1 >= preset.min_top1
     summary = (
         f"KL {kl:.4f} nats (at most {preset.max_kl:g}), the same first choice at {top1:.3f} "
         f"(at least {preset.min_top1:g}) of {measured['positions']} positions"
     )
-    return Gate(name, passed, summary, {**measured, "max_kl": preset.max_kl, "min_top1": preset.min_top1})
+    evidence = {**measured, "max_kl": preset.max_kl, "min_top1": preset.min_top1}
+    return Gate("logits", kl <= preset.max_kl and top1 >= preset.min_top1, summary, evidence)
+
+
+def long_gate(preset: Preset, measured: dict[str, Any]) -> Gate:
+    """The same KL far into one long text, where positions that are turned wrongly or forgotten show first. First choices are not judged: a
+    model that reads one text over and over may be torn between many words."""
+    if fault := _unlike(measured):
+        return Gate("long", False, fault, measured)
+    kl = measured["kl"]
+    summary = f"KL {kl:.4f} nats (at most {preset.max_kl:g}) over the last {measured['positions']} positions of a long text"
+    return Gate("long", kl <= preset.max_kl, summary, {**measured, "max_kl": preset.max_kl})
+
+
+def _unlike(measured: dict[str, Any]) -> str:
+    """Why two models cannot be compared, if they cannot."""
+    if "vocabulary" in measured:
+        ours, theirs = measured["vocabulary"]
+        return f"the checkpoint has {ours} logits a position, the artifact {theirs}"
+    if "not_finite" in measured:
+        return f"{measured['not_finite']} of {measured['positions']} positions have logits that are no numbers"
+    return ""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from edgearte.child import ChildFailed
-from edgearte.convert import browser, calibrate, converters, imatrix, layerwise, mixed, overwrite, sensitivity
+from edgearte.convert import browser, calibrate, converters, heal, imatrix, layerwise, mixed, overwrite, sensitivity
 from edgearte.convert.describe import Description
 from edgearte.convert.gptq import BLOCK, Rounded
 from edgearte.convert.presets import BROWSER, Preset, load_preset
@@ -61,6 +62,8 @@ class Source:
             made["calibration"] = self.calibration.key
         if preset.calibration == "gptq":
             made["rounding"] = "gptq"
+        if preset.heal:
+            made["healing"] = heal.VERSION
         if preset.format == "onnx":
             made["graph"] = GRAPH
         if preset.runtime == BROWSER:
@@ -116,7 +119,7 @@ def _build(source: Source, preset: Preset, folder: Path) -> None:
 
 def _by_gptq(source: Source, preset: Preset, folder: Path) -> None:
     """A file of one 4-bit type throughout, its matrices rounded by GPTQ."""
-    rounded = _rounded(source, preset.name, preset.type)
+    rounded = (_healed if preset.heal else _rounded)(source, preset.name, preset.type)
     if preset.format == "onnx":
         converters.to_onnx(source.checkpoint, folder, preset.type)
         put = overwrite.into_onnx(folder, rounded)
@@ -131,21 +134,36 @@ def _by_gptq(source: Source, preset: Preset, folder: Path) -> None:
 
 def _rounded(source: Source, name: str, type: str) -> dict[str, Rounded]:
     """The checkpoint's matrices, rounded to the levels of this type for what its layers meet."""
-    from safetensors import safe_open
-    from safetensors.torch import save_file
-
     how = source.calibration
     if how is None or not how.texts:
         raise ChildFailed(f"{name}: its weights are rounded for what texts show, and no texts to calibrate on were given")
     levels = overwrite.levels(type)
+    keys = {"identity": source.identity, "calibration": how.key, "levels": list(levels)}
+    build = partial(layerwise.quantized, source.checkpoint, how.texts, how.general, how.share, levels)
+    return _matrices(source, "gptq", VERSION, keys, build, "round")
 
-    def build(folder: Path) -> None:
-        made = layerwise.quantized(source.checkpoint, how.texts, how.general, how.share, levels)
+
+def _healed(source: Source, name: str, type: str) -> dict[str, Rounded]:
+    """The same with scales that the checkpoint taught, on the task's texts alone."""
+    rounded, levels, how = _rounded(source, name, type), overwrite.levels(type), source.calibration
+    texts = how.texts if how else ()
+    keys = {"identity": source.identity, "calibration": how.key if how else "", "levels": list(levels)}
+    return _matrices(source, "heal", heal.VERSION, keys, partial(heal.healed, source.checkpoint, texts, rounded, levels), "heal")
+
+
+def _matrices(
+    source: Source, stage: str, version: int, keys: dict[str, Any], build: Callable[[], Mapping[str, Rounded]], label: str
+) -> dict[str, Rounded]:
+    """Rounded matrices, made once and kept in the store."""
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    def write(folder: Path) -> None:
+        made = build()
         held = {f"{n}.{k}": t for n, r in made.items() for k, t in (("codes", r.codes), ("scales", r.scales.half()))}
         save_file(held, folder / "rounded.safetensors", {n: repr(r.gain) for n, r in made.items()})
 
-    keys = {"identity": source.identity, "calibration": how.key, "levels": list(levels)}
-    with safe_open(source.store.tree("gptq", VERSION, keys, build, label="round") / "rounded.safetensors", "pt") as held:
+    with safe_open(source.store.tree(stage, version, keys, write, label=label) / "rounded.safetensors", "pt") as held:
         return {
             name: Rounded(held.get_tensor(f"{name}.codes"), held.get_tensor(f"{name}.scales").float(), float(gain))
             for name, gain in held.metadata().items() if name != "format"

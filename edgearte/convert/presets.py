@@ -39,6 +39,10 @@ class Preset:
     max_kl: float
     min_top1: float
     budget: Mapping[str, Any] = field(default_factory=dict)  # of a mixed one, see BUDGETS
+    heal: bool = False  # of one rounded by gptq: whether the checkpoint then teaches its scales, kept if the gate is better for it
+
+
+OPTIONAL = ("budget", "heal")
 
 
 def load_preset(name: str) -> Preset:
@@ -60,7 +64,7 @@ def _mistakes(data: dict[str, Any]) -> list[str]:
             near = difflib.get_close_matches(str(key), known, 1)
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
             found.append(f"unknown key {key!r}; {hint}")
-    found += [f"missing key {key!r}" for key in known if key not in data and key != "budget"]
+    found += [f"missing key {key!r}" for key in known if key not in data and key not in OPTIONAL]
     if found:
         return found
     for key in ("name", "format", "type", "calibration", "runtime", "about"):
@@ -77,6 +81,8 @@ def _mistakes(data: dict[str, Any]) -> list[str]:
     if data["type"] not in TYPES[data["format"]]:
         found.append(f"type: {data['format']} has no {data['type']!r}; known: {', '.join(TYPES[data['format']])}")
     found += _budget_mistakes(data)
+    if not isinstance(data.get("heal", False), bool) or (data.get("heal") and data["calibration"] != "gptq"):
+        found.append("heal: true or false, and true where calibration is gptq alone")
     if data["calibration"] not in CALIBRATIONS[data["format"]]:
         allowed = ", ".join(CALIBRATIONS[data["format"]])
         found.append(f"calibration: {data['format']} has no {data['calibration']!r}; known: {allowed}")

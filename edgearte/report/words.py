@@ -98,17 +98,12 @@ def extremes(value: Spread, scale: float = 1.0) -> str:
 
 def kl(artifact: Artifact) -> float | None:
     """KL divergence from the checkpoint in nats, as the logits gate found it."""
-    return _logits(artifact, "kl")
+    return artifact.distance("kl")
 
 
 def top1(artifact: Artifact) -> float | None:
     """Share of positions where artifact and checkpoint agree on the most likely token."""
-    return _logits(artifact, "top1")
-
-
-def _logits(artifact: Artifact, key: str) -> float | None:
-    value = next((gate.evidence.get(key) for gate in artifact.gates if gate.name == "logits"), None)
-    return float(value) if isinstance(value, int | float) else None
+    return artifact.distance("top1")
 
 
 def evidence(value: Any) -> str:

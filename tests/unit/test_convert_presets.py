@@ -63,6 +63,7 @@ def test_a_users_own_file(tmp_path: Path) -> None:
         ({"type": "mixed", "budget": "{bits: 5}"}, "calibration: a mixed type is chosen by what texts show"),
         ({"runtime": "onnxruntime-genai"}, "runtime: gguf is run by llama.cpp"),
         ({"format": "onnx", "type": "int8", "runtime": "transformers.js"}, "transformers.js loads is made of int4, not of 'int8'"),
+        ({"heal": "true"}, "heal: true or false, and true where calibration is gptq alone"),
         ({"about": "' '"}, "about: expected text"),
     ],
 )

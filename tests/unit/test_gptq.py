@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from gguf.quants import IQ4_NL
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgearte.convert import gptq, overwrite
+from edgearte.convert import gptq, heal, overwrite
 from edgearte.convert.export import export
 from edgearte.convert.gptq import BLOCK, EVEN, Rounded
 from edgearte.convert.make import Calibration
@@ -108,6 +109,27 @@ def test_of_what_texts_is_said(artifacts: dict[str, Artifact], tiny_model: Path,
     (without,) = export(tiny_model, "0" * 64, [load_preset("onnx-int4-gptq")], TEXTS[:1], store)
     store.close()
     assert "no texts to calibrate on were given" in without.failed
+
+
+def test_the_checkpoint_teaches_the_scales_and_what_it_does_not_better_is_left_out(
+    artifacts: dict[str, Artifact], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exported(name: str) -> Artifact:
+        store = Store(tmp_path / name)
+        preset = replace(load_preset("gptq-q4_0"), heal=True)
+        (made,) = export(tiny_model, "0" * 64, [preset], TEXTS[::2], store, calibration=Calibration("the commands", tuple(TEXTS * 8)))
+        store.close()
+        return made
+
+    before = artifacts["gptq-q4_0"]
+    healed = exported("healed")
+    assert healed.bytes == before.bytes
+    assert kl(healed) < kl(before)
+    assert healed.notes[-1] == f"healed: KL {kl(healed):.4f}, before {kl(before):.4f}"
+    monkeypatch.setattr(heal, "RATE", 0.5)  # it forgets more than it learns
+    harmed = exported("harmed")
+    assert kl(harmed) == kl(before)
+    assert "healing brought nothing, and is left out" in harmed.notes[-1]
 
 
 def test_heads_are_found_in_the_order_of_the_file() -> None:
