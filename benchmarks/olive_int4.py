@@ -198,7 +198,8 @@ def made(way: Way, job: Job, place: Path, cache: Path) -> dict[str, Any]:
     taken = watch(command, place / "said", {**os.environ, **ours})
     proof = json.loads((place / "proof.json").read_text("utf-8")) if (place / "proof.json").is_file() else 0.0
     failed = "" if (place / "made" / "genai_config.json").is_file() else last_error((place / "said").read_text("utf-8", "replace"))
-    return {"code": taken.code, "seconds": taken.seconds, "making": taken.seconds - proof, "peak": taken.peak, "failed": failed}
+    return {"code": taken.code, "seconds": taken.seconds, "processor": taken.processor, "making": taken.processor - proof,
+            "peak": taken.peak, "failed": failed}  # fmt: skip
 
 
 def by_us(job: Path) -> None:
@@ -213,7 +214,7 @@ def by_us(job: Path) -> None:
     print(artifact.failed)
     if artifact.path:
         shutil.copytree(artifact.path, place / "made")
-    (place / "proof.json").write_text(json.dumps(sum(e.seconds for e in store.ledger if e.stage == "gates")), "utf-8")
+    (place / "proof.json").write_text(json.dumps(sum(e.processor for e in store.ledger if e.stage == "gates")), "utf-8")
     store.close()
 
 
@@ -254,14 +255,13 @@ def contents(folder: Path) -> str:
 
 def table(found: dict[str, dict[str, Any]]) -> str:
     """Markdown: ours, and each of Olive's ways against ours of its kind; time and memory as ratios."""
-    rows = ["| | time | time without our proofs | peak memory | MB | KL | top-1 | right | other gates |", "|---" * 9 + "|"]
+    rows = ["| | time | processor time | without our proofs | peak memory | MB | KL | top-1 | right | other gates |", "|---" * 10 + "|"]
     for way in WAYS:
         one, base = found.get(way.name), found.get(OURS[way.calibrated])
         if one is None or base is None:
             continue
         name = way.name if way.preset else f"`{way.name} {' '.join(way.command[1:])}`" if way.command else f"Olive, {way.name}"
-        ratios = [one["seconds"] / base["seconds"], one["making"] / base["making"], one["peak"] / base["peak"]]
-        what = " | ".join(f"{ratio:.2f} ×" for ratio in ratios)
+        what = " | ".join(f"{one[key] / base[key]:.2f} ×" for key in ("seconds", "processor", "making", "peak"))
         if one["failed"]:
             rows.append(f"| {name} | {what} | | | | | nothing came of it, exit code {one['code']}: {one['failed']} |")
             continue

@@ -17,10 +17,12 @@ PAUSE = 0.1  # seconds between two looks
 
 @dataclass(frozen=True)
 class Taken:
-    """The exit code, wall-clock seconds, and the most bytes of memory that were held at a time."""
+    """The exit code, wall-clock seconds, processor seconds (what other programs take meanwhile does not count), and the most bytes of
+    memory that were held at a time."""
 
     code: int
     seconds: float
+    processor: float
     peak: int
 
 
@@ -36,6 +38,12 @@ def held(process: psutil.Process) -> int:
     return total
 
 
+def _processor() -> float:
+    """Processor seconds of all children that have ended, and of theirs."""
+    times = psutil.Process().cpu_times()
+    return float(times.children_user + times.children_system)
+
+
 def watch(command: Sequence[str | Path], log: Path, environment: Mapping[str, str]) -> Taken:
     """Run a command to its end; what it writes goes into `log`, both streams together."""
     peak = 0
@@ -48,7 +56,7 @@ def watch(command: Sequence[str | Path], log: Path, environment: Mapping[str, st
             ended.wait(PAUSE)
 
     with log.open("wb") as said:
-        start = time.perf_counter()
+        start, before = time.perf_counter(), _processor()
         child = subprocess.Popen(list(map(str, command)), env=dict(environment), stdin=subprocess.DEVNULL, stdout=said,
                                  stderr=subprocess.STDOUT)  # fmt: skip
         watcher = threading.Thread(target=look, args=(psutil.Process(child.pid),))
@@ -62,4 +70,4 @@ def watch(command: Sequence[str | Path], log: Path, environment: Mapping[str, st
         finally:
             ended.set()
             watcher.join()
-        return Taken(code, time.perf_counter() - start, peak)
+        return Taken(code, time.perf_counter() - start, _processor() - before, peak)
