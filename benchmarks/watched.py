@@ -12,7 +12,8 @@ from pathlib import Path
 
 import psutil
 
-PAUSE = 0.1  # seconds between two looks
+PAUSE = 0.1  # seconds between two looks, at least
+SHARE = 0.05  # of a processor may be spent looking: counting a large process's pages takes a while
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,9 @@ def watch(command: Sequence[str | Path], log: Path, environment: Mapping[str, st
     def look(process: psutil.Process) -> None:
         nonlocal peak
         while not ended.is_set():
+            began = time.thread_time()
             peak = max(peak, held(process))
-            ended.wait(PAUSE)
+            ended.wait(max(PAUSE, (time.thread_time() - began) / SHARE))
 
     with log.open("wb") as said:
         start, before = time.perf_counter(), _processor()
