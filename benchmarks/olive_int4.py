@@ -33,6 +33,7 @@ from edgearte.convert.gates import logits_gate
 from edgearte.convert.make import Calibration
 from edgearte.convert.presets import load_preset
 from edgearte.convert.reference import Reference, read_reference
+from edgearte.errors import UserError
 from edgearte.files import lines
 from edgearte.lm import weights
 from edgearte.lm.base import Asked, rendered
@@ -78,13 +79,10 @@ WAYS = (
     Way("olive quantize", command=("quantize", "--precision", "int4", "--algorithm", "rtn")),
     Way("ModelBuilder", passes=(BUILDER,)),
     Way("ModelBuilder k_quant_mixed", passes=({**BUILDER, "int4_algo_config": "k_quant_mixed"},)),
-    Way("ModelBuilder rtn, shared", passes=({**BUILDER, "int4_algo_config": "rtn", "extra_options": {"shared_embeddings": True}},)),
     Way("KQuant", passes=({"type": "KQuant", **BLOCKS, **ALL}, BUILDER)),
     Way("AutoClip + Rtn", True, passes=({"type": "AutoClip", **BLOCKS, "data_config": "texts"}, {"type": "Rtn", **BLOCKS, **ALL}, BUILDER)),
     Way("Gptq", True, passes=({"type": "Gptq", **BLOCKS, "lm_head": True, "data_config": "texts"},
                               {"type": "Rtn", **BLOCKS, **ALL}, BUILDER)),
-    Way("Gptq, symmetric", True, passes=({"type": "Gptq", **BLOCKS, "sym": True, "lm_head": True, "data_config": "texts"},
-                                         {"type": "Rtn", **BLOCKS, **ALL, "sym": True}, BUILDER)),
 )  # fmt: skip
 OURS = {False: "onnx-int4", True: "onnx-int4-gptq"}  # what is compared with, by whether it is calibrated
 
@@ -112,7 +110,7 @@ def of_build(run: Path) -> Job:
 
     result = json.loads((run / "result.json").read_text("utf-8"))
     (taught,) = (s["id"] for s in result["lineage"] if s["what"] == "taught student")
-    (folder,) = (run.parent / "store" / "trees").glob(f"{taught}*")
+    (folder,) = (run.parent / "store" / "trees").resolve().glob(f"{taught}*")
     with opened(run / "recipe.yaml", [], run.parent) as (setup, _):
         how = setup.recipe.assist
         lesson = with_assistant(setup, how, how.budget) if how and how.budget else arte(setup)
@@ -134,7 +132,7 @@ def of_build(run: Path) -> Job:
 
 
 def of_files(model: str, texts: Path, store: Store) -> Job:
-    folder = weights.resolve(model, store).folder
+    folder = weights.resolve(model, store).folder.resolve()
     given = tuple(lines(texts))
     half = len(given) // 2
     asks = TransformersLM(folder, "")
@@ -195,7 +193,8 @@ def made(way: Way, job: Job, place: Path, cache: Path) -> dict[str, Any]:
         (place / "workflow.json").write_text(json.dumps(workflow(way, job, place), indent=1), "utf-8")
         command = [installed(cache) / "olive", "run", "--config", place / "workflow.json"]
     ours = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(place / "hub"), "OLIVE_DISABLE_TELEMETRY": "1"}
-    taken = watch(command, place / "said", {**os.environ, **ours})
+    # Olive leaves a cache in the folder it is called in.
+    taken = watch(command, place / "said", {**os.environ, **ours}, None if way.preset else place)
     proof = json.loads((place / "proof.json").read_text("utf-8")) if (place / "proof.json").is_file() else 0.0
     failed = "" if (place / "made" / "genai_config.json").is_file() else last_error((place / "said").read_text("utf-8", "replace"))
     return {"code": taken.code, "seconds": taken.seconds, "processor": taken.processor, "making": taken.processor - proof,
@@ -291,6 +290,7 @@ def main(arguments: Sequence[str]) -> int:
     options.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "edgearte" / "olive", help="where Olive is installed")
     options.add_argument("--work", type=Path, default=Path("runs/olive"))
     asked = options.parse_args(arguments)
+    cache = asked.cache.resolve()
     if asked.ours:
         by_us(asked.ours)
         return 0
@@ -305,14 +305,14 @@ def main(arguments: Sequence[str]) -> int:
     found: dict[str, dict[str, Any]] = json.loads(held.read_text("utf-8")) if held.is_file() else {}
     todo = [way for way in ways if way.name not in found]
     if todo:
-        installed(asked.cache)
+        installed(cache)
         reference = read_reference(job.checkpoint, job.texts, job.chat, work)
     for way in todo:
         place = work / way.file
-        one = made(way, job, place, asked.cache)
+        one = made(way, job, place, cache)
         found[way.name] = one if one["failed"] else one | measured(way, job, place / "made", reference, store)
         held.write_text(json.dumps(found, indent=1), "utf-8")
-        for kept in ("store", "cache", "hub"):
+        for kept in ("store", "cache", "hub", ".olive-cache"):
             shutil.rmtree(place / kept, ignore_errors=True)
     store.close()
     (work / "reference.npy").unlink(missing_ok=True)
@@ -324,4 +324,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except UserError as error:
+        sys.exit(str(error))

@@ -45,8 +45,8 @@ def _processor() -> float:
     return float(times.children_user + times.children_system)
 
 
-def watch(command: Sequence[str | Path], log: Path, environment: Mapping[str, str]) -> Taken:
-    """Run a command to its end; what it writes goes into `log`, both streams together."""
+def watch(command: Sequence[str | Path], log: Path, environment: Mapping[str, str], folder: Path | None = None) -> Taken:
+    """Run a command to its end, in `folder` if given; what it writes goes into `log`, both streams together."""
     peak = 0
     ended = threading.Event()
 
@@ -59,8 +59,8 @@ def watch(command: Sequence[str | Path], log: Path, environment: Mapping[str, st
 
     with log.open("wb") as said:
         start, before = time.perf_counter(), _processor()
-        child = subprocess.Popen(list(map(str, command)), env=dict(environment), stdin=subprocess.DEVNULL, stdout=said,
-                                 stderr=subprocess.STDOUT)  # fmt: skip
+        child = subprocess.Popen(list(map(str, command)), env=dict(environment), cwd=folder, stdin=subprocess.DEVNULL,
+                                 stdout=said, stderr=subprocess.STDOUT)  # fmt: skip
         watcher = threading.Thread(target=look, args=(psutil.Process(child.pid),))
         watcher.start()
         try:

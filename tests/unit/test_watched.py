@@ -40,6 +40,11 @@ def test_its_environment_is_what_it_is_given(tmp_path: Path) -> None:
     assert (tmp_path / "log").read_text() == "b None\n"
 
 
+def test_it_runs_where_it_is_told_to(tmp_path: Path) -> None:
+    watch([sys.executable, "-c", "open('left', 'w').close()"], tmp_path / "log", os.environ, tmp_path)
+    assert (tmp_path / "left").exists()
+
+
 def test_a_program_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         watch([tmp_path / "nothing"], tmp_path / "log", os.environ)
