@@ -80,7 +80,6 @@ WAYS = (
     Way("ModelBuilder", passes=(BUILDER,)),
     Way("ModelBuilder k_quant_mixed", passes=({**BUILDER, "int4_algo_config": "k_quant_mixed"},)),
     Way("KQuant", passes=({"type": "KQuant", **BLOCKS, **ALL}, BUILDER)),
-    Way("AutoClip + Rtn", True, passes=({"type": "AutoClip", **BLOCKS, "data_config": "texts"}, {"type": "Rtn", **BLOCKS, **ALL}, BUILDER)),
     Way("Gptq", True, passes=({"type": "Gptq", **BLOCKS, "lm_head": True, "data_config": "texts"},
                               {"type": "Rtn", **BLOCKS, **ALL}, BUILDER)),
 )  # fmt: skip

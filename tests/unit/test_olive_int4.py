@@ -51,9 +51,17 @@ def test_a_workflow_calibrates_on_the_same_texts(tmp_path: Path) -> None:
     (way,) = chosen("Gptq")
     asked = json.loads(json.dumps(workflow(way, job, tmp_path)))
     assert [p["type"] for p in asked["passes"].values()] == ["Gptq", "Rtn", "ModelBuilder"]
-    (data,) = asked["data_configs"]
-    assert data["name"] == asked["passes"]["0 Gptq"]["data_config"]
-    assert data["pre_process_data_config"]["max_samples"] == 2
+    assert asked["passes"]["0 Gptq"]["data_config"] == "texts"
+    for data in asked["data_configs"]:
+        assert data["pre_process_data_config"]["max_samples"] == 2
+        assert data["load_dataset_config"]["data_files"] == str(tmp_path / "texts.jsonl")
+
+
+def test_every_data_set_that_a_pass_names_is_there(tmp_path: Path) -> None:
+    for way in WAYS:
+        asked = workflow(way, Job(tmp_path, ("one",), (), ()), tmp_path)
+        named = {p["data_config"] for p in asked["passes"].values() if "data_config" in p}
+        assert named <= {d["name"] for d in asked["data_configs"]}, way.name
 
 
 def test_ways_have_files_of_their_own_and_are_known_by_name() -> None:
