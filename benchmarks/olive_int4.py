@@ -27,7 +27,7 @@ from typing import Any
 from watched import watch
 
 from edgearte.answers import AnswerFormat
-from edgearte.convert.child import ChildFailed
+from edgearte.child import ChildFailed
 from edgearte.convert.export import check, export
 from edgearte.convert.gates import logits_gate
 from edgearte.convert.make import Calibration
