@@ -11,6 +11,7 @@ from edgearte.convert.reference import CONVERSATIONS, Reference
 from edgearte.records import Gate
 
 EXAMPLES = 5
+TURNED = 1.0
 
 
 def tokens_gate(reference: Reference, ids: Sequence[list[int]]) -> Gate:
@@ -103,19 +104,20 @@ def eos_gate(reference: Reference, answer: dict[str, Any]) -> Gate:
     return Gate("eos", True, f"EOS {reference.eos} agrees and stops {stopped} of {len(endings)} answers", evidence)
 
 
-def batch_gate(reference: Reference, alone: Sequence[list[int]], together: Sequence[list[int]]) -> Gate:
-    """Prompts of several lengths are answered in one batch as each is alone. One of four may differ: kernels sum in another order, and
-    two words may nearly tie."""
+def batch_gate(reference: Reference, answers: Sequence[Sequence[tuple[int, float]]]) -> Gate:
+    """Prompts of several lengths are answered in one batch as each is alone: no token up to the end may be one that the prompt alone makes
+    `TURNED` nats less likely than another. (Kernels sum a batch in another order, and where words nearly tie another one is taken.)"""
     ends = {*reference.eos, reference.tokenizer_eos}
-    same = [_until(a, ends) == _until(b, ends) for a, b in zip(alone, together, strict=True)]
-    evidence = {"lengths": [len(ids) for ids in reference.together], "same": same}
-    summary = f"{sum(same)} of {len(same)} prompts of other lengths are answered in a batch as they are alone"
-    return Gate("batch", 4 * sum(same) >= 3 * len(same), summary, evidence)
+    worst = [max((nats for _, nats in _to_the_end(answer, ends)), default=0.0) for answer in answers]
+    wrong = sum(nats > TURNED for nats in worst)
+    evidence = {"lengths": [len(ids) for ids in reference.together], "nats": worst}
+    summary = f"{wrong} of {len(worst)} prompts are answered otherwise in a batch than alone (by up to {max(worst, default=0.0):.2f} nats)"
+    return Gate("batch", not wrong, summary, evidence)
 
 
-def _until(ids: Sequence[int], ends: set[int | None]) -> list[int]:
-    stop = next((i for i, token in enumerate(ids) if token in ends), len(ids))
-    return list(ids[:stop])
+def _to_the_end(answer: Sequence[tuple[int, float]], ends: set[int | None]) -> Sequence[tuple[int, float]]:
+    stop = next((i for i, (token, _) in enumerate(answer) if token in ends), len(answer))
+    return answer[: stop + 1]
 
 
 def logits_gate(preset: Preset, measured: dict[str, Any]) -> Gate:

@@ -239,6 +239,15 @@ def compare(runtime: Runtime, windows: Sequence[list[int]], logprobs: Path, last
     return {"kl": float(np.mean(kl)), "kl_p99": float(np.quantile(kl, 0.99)), "top1": same / at, "positions": at}
 
 
+def batched(runtime: Runtime, prompts: list[list[int]]) -> list[list[tuple[int, float]]]:
+    """What is answered to prompts in a batch, each token with the nats by which the prompt alone would have made another one likelier."""
+    found = []
+    for prompt, said in zip(prompts, runtime.greedy_together(prompts, STEPS), strict=True):
+        rows = runtime.logits(prompt + said[:-1], len(said))
+        found.append([(token, float(row.max() - row[token])) for token, row in zip(said, rows, strict=True)])
+    return found
+
+
 def main(request: str, answer: str) -> None:
     asked = json.loads(Path(request).read_text("utf-8"))
     endings, together, long = asked["endings"], asked["together"], asked["long"]
@@ -252,7 +261,7 @@ def main(request: str, answer: str) -> None:
         "declared": runtime.declared(),
         "stops": [runtime.stops_at(token) for token in asked["eos"]],
         "endings": [{"said": said, "stopped": stopped} for said, stopped in ended],
-        "together": [[runtime.greedy(ids, STEPS)[0] for ids in together], runtime.greedy_together(together, STEPS)],
+        "together": batched(runtime, together),
         "logits": compare(runtime, asked["windows"], Path(asked["logprobs"])),
         "long": compare(runtime, [long], Path(asked["long_logprobs"]), asked["last"]),
     }

@@ -20,6 +20,7 @@ import pytest
 
 from edgearte.child import ChildFailed, run_module
 from edgearte.convert import export as export_module
+from edgearte.convert import probe
 from edgearte.convert.describe import description
 from edgearte.convert.export import check, export, judged
 from edgearte.convert.gates import batch_gate
@@ -323,12 +324,23 @@ def alter_far_positions(folder: Path) -> None:
 
 
 def test_prompts_that_a_batch_answers_otherwise_fail_the_batch_gate(reference: Reference) -> None:
-    alone = [[5, 6, 7], [8, reference.eos[0], 9], [1], [2]]
-    together = [[5, 6, 7], [8, reference.eos[0], 4], [1], [3]]  # what follows an end counts for nothing; one near-tie may turn
-    assert batch_gate(reference, alone, together).passed
-    broken = batch_gate(reference, alone, [[6], *together[1:]])
+    sound = [[(5, 0.0), (6, 0.3)], [(8, 0.0), (reference.eos[0], 0.1), (4, 9.0)], [(1, 0.0)]]  # what follows an end counts for nothing
+    assert batch_gate(reference, sound).passed
+    broken = batch_gate(reference, [[(5, 0.0), (6, 3.25)], *sound[1:]])
     assert not broken.passed
-    assert broken.summary == "2 of 4 prompts of other lengths are answered in a batch as they are alone"
+    assert broken.summary == "1 of 3 prompts are answered otherwise in a batch than alone (by up to 3.25 nats)"
+
+
+def test_a_batch_filled_up_on_the_wrong_side_fails_the_batch_gate(
+    artifacts: dict[str, Artifact], reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = probe.GenAI(artifacts["onnx-fp32"].path, 512)
+    assert batch_gate(reference, probe.batched(runtime, reference.together)).passed
+    longest, pad = max(map(len, reference.together)), runtime.config["pad_token_id"]
+    on_the_left = [[pad] * (longest - len(ids)) + ids for ids in reference.together]
+    wrong = runtime.greedy_together(on_the_left, probe.STEPS)
+    monkeypatch.setattr(runtime, "greedy_together", lambda prompts, most: wrong)
+    assert not batch_gate(reference, probe.batched(runtime, reference.together)).passed
 
 
 @pytest.mark.parametrize(
