@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,9 +82,14 @@ def test_no_weights_and_no_inputs_make_it_stumble(levels: tuple[int, ...], size:
 
 
 @pytest.fixture(scope="module")
-def artifacts(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("kept") / "store"
+
+
+@pytest.fixture(scope="module")
+def artifacts(tiny_model: Path, kept: Path) -> dict[str, Artifact]:
     presets = [load_preset(n) for n in ("q4_0", "gptq-q4_0", "gptq-iq4_nl", "onnx-int4", "onnx-int4-gptq")]
-    store = Store(tmp_path_factory.mktemp("store"))
+    store = Store(kept)
     made = export(tiny_model, "0" * 64, presets, TEXTS[::2], store, calibration=Calibration("the commands", tuple(TEXTS * 8)))
     store.close()
     return {a.preset: a for a in made}
@@ -112,10 +118,10 @@ def test_of_what_texts_is_said(artifacts: dict[str, Artifact], tiny_model: Path,
 
 
 def test_the_checkpoint_teaches_the_scales_and_what_it_does_not_better_is_left_out(
-    artifacts: dict[str, Artifact], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    artifacts: dict[str, Artifact], kept: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def exported(name: str) -> Artifact:
-        store = Store(tmp_path / name)
+        store = Store(Path(shutil.copytree(kept, tmp_path / name)))
         preset = replace(load_preset("gptq-q4_0"), heal=True)
         (made,) = export(tiny_model, "0" * 64, [preset], TEXTS[::2], store, calibration=Calibration("the commands", tuple(TEXTS * 8)))
         store.close()
