@@ -25,22 +25,26 @@ def run_module(module: str, arguments: Sequence[str | Path], doing: str) -> str:
 
     Raises `ChildFailed` where it ended badly, `OSError` where the disk is full.
     """
-    package = str(Path(edgearte.__file__).parent.parent)
-    path = os.pathsep.join(p for p in (package, os.environ.get("PYTHONPATH", "")) if p)
-    # All that a conversion needs lies in the checkpoint: a child that asks a hub has lost its way and should say so.
-    ours = {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONIOENCODING": "utf-8"}
-    # -P: a module in the user's working folder must not shadow the converter's.
-    command = [sys.executable, "-P", "-m", module, *map(str, arguments)]
+    command, environment = python(module, arguments)
     done = subprocess.run(
-        command, env={**os.environ, **ours}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        check=False,
-    )  # fmt: skip
+        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+    )
     said = done.stdout.decode("utf-8", "replace")
     if done.returncode and os.strerror(errno.ENOSPC) in said:
         raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} ({doing.rstrip(',')})")
     if done.returncode:
         raise ChildFailed(f"{doing} {_ending(done.returncode)}\n{_tail(said)}".rstrip())
     return said
+
+
+def python(module: str, arguments: Sequence[str | Path] = ()) -> tuple[list[str], dict[str, str]]:
+    """The command and the environment that run a module with this interpreter: it finds edgearte as we did, and no hub."""
+    package = str(Path(edgearte.__file__).parent.parent)
+    path = os.pathsep.join(p for p in (package, os.environ.get("PYTHONPATH", "")) if p)
+    # All that a conversion needs lies in the checkpoint: a child that asks a hub has lost its way and should say so.
+    ours = {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONIOENCODING": "utf-8"}
+    # -P: a module in the user's working folder must not shadow the converter's.
+    return [sys.executable, "-P", "-m", module, *map(str, arguments)], {**os.environ, **ours}
 
 
 def _ending(code: int) -> str:

@@ -6,6 +6,7 @@ often enough that the student's scores differ, so that every stage of the loop h
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Callable
 from importlib import metadata
@@ -180,6 +181,11 @@ def edit_json(path: Path, change: Callable[[Any], object]) -> None:
     data = json.loads(path.read_text("utf-8"))
     change(data)
     path.write_text(json.dumps(data), "utf-8")
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """The sha256 of each file by its path in the folder."""
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def gate(artifact: Artifact, name: str) -> Gate:

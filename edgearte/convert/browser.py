@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgearte.child import ChildFailed
+from edgearte.convert.converters import keep
 
 MODEL = "onnx/model_q4.onnx"  # transformers.js finds a model by its dtype, here q4, and its weights beside it under that name and _data
 LAYOUT = "1"  # of what `lay_out` writes
@@ -106,14 +107,8 @@ def look_up_plainly(graph: Any) -> None:
         read = {o.name for o in graph.output}.union(*(n.input for n in nodes))
         gone |= {n.output[0] for n in nodes if n.op_type == kind and n.output[0] not in read}
         nodes = [n for n in nodes if n.output[0] not in gone]
-    _keep(graph.node, nodes)
-    _keep(graph.value_info, [v for v in graph.value_info if v.name not in gone])
-
-
-def _keep(field: Any, kept: list[Any]) -> None:
-    """Of what a list in the file holds, these alone."""
-    del field[:]
-    field.extend(kept)
+    keep(graph.node, nodes)
+    keep(graph.value_info, [v for v in graph.value_info if v.name not in gone])
 
 
 def _look_up(table: str, ids: str, scales: str, rows: str, block: int) -> list[Any]:

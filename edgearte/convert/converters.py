@@ -100,10 +100,14 @@ def _state_true_shapes(folder: Path) -> None:
         shape = value.type.tensor_type.shape.dim
         if value.name.startswith(("past_key_values.", "present.")) and len(shape) == 4:
             shape[3].dim_value = size  # takes the place of the name
-    true = [value for value in model.graph.value_info if "/repeat_kv/" not in value.name]
-    del model.graph.value_info[:]
-    model.graph.value_info.extend(true)
+    keep(model.graph.value_info, [value for value in model.graph.value_info if "/repeat_kv/" not in value.name])
     onnx.save(model, str(folder / "model.onnx"))
+
+
+def keep(field: Any, kept: list[Any]) -> None:
+    """Of what a list in a graph holds, these alone."""
+    del field[:]
+    field.extend(kept)
 
 
 def spell_out_digits(tokenizer: dict[str, Any]) -> bool:

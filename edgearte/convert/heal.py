@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,7 @@ def healed(checkpoint: Path, texts: Sequence[str], rounded: Mapping[str, Rounded
     falling = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
     for step in range(steps):
         ids = read[step % len(read)]
-        with torch.no_grad():
+        with torch.no_grad():  # again in each epoch: kept, it would be a vocabulary of numbers for each token
             wanted = model(ids, use_cache=False).logits[0].log_softmax(-1)
         weights = {f"{n}.weight": _weight(r, r.scales * (1 + moved[n]), levels) for n, r in rounded.items()}
         found = functional_call(model, weights, (ids,), {"use_cache": False}).logits[0].log_softmax(-1)
@@ -57,6 +58,7 @@ def _weight(matrix: Rounded, scales: torch.Tensor, levels: tuple[int, ...]) -> t
     return weight
 
 
+@cache
 def _scaled() -> Any:
     """Codes times scales, whose gradient is worked out from the codes again: nothing as large as the model is kept for it."""
     import torch

@@ -134,10 +134,7 @@ def _by_gptq(source: Source, preset: Preset, folder: Path) -> None:
 
 def _rounded(source: Source, name: str, type: str) -> dict[str, Rounded]:
     """The checkpoint's matrices, rounded to the levels of this type for what its layers meet."""
-    how = source.calibration
-    if how is None or not how.texts:
-        raise ChildFailed(f"{name}: its weights are rounded for what texts show, and no texts to calibrate on were given")
-    levels = overwrite.levels(type)
+    how, levels = _shown(source, name), overwrite.levels(type)
     keys = {"identity": source.identity, "calibration": how.key, "levels": list(levels)}
     build = partial(layerwise.quantized, source.checkpoint, how.texts, how.general, how.share, levels)
     return _matrices(source, "gptq", VERSION, keys, build, "round")
@@ -145,10 +142,17 @@ def _rounded(source: Source, name: str, type: str) -> dict[str, Rounded]:
 
 def _healed(source: Source, name: str, type: str) -> dict[str, Rounded]:
     """The same with scales that the checkpoint taught, on the task's texts alone."""
-    rounded, levels, how = _rounded(source, name, type), overwrite.levels(type), source.calibration
-    texts = how.texts if how else ()
-    keys = {"identity": source.identity, "calibration": how.key if how else "", "levels": list(levels)}
-    return _matrices(source, "heal", heal.VERSION, keys, partial(heal.healed, source.checkpoint, texts, rounded, levels), "heal")
+    how, levels = _shown(source, name), overwrite.levels(type)
+    keys = {"identity": source.identity, "calibration": how.key, "levels": list(levels)}
+    build = partial(heal.healed, source.checkpoint, how.texts, _rounded(source, name, type), levels)
+    return _matrices(source, "heal", heal.VERSION, keys, build, "heal")
+
+
+def _shown(source: Source, name: str) -> Calibration:
+    """The calibration, where it holds texts."""
+    if source.calibration is None or not source.calibration.texts:
+        raise ChildFailed(f"{name}: its weights are rounded for what texts show, and no texts to calibrate on were given")
+    return source.calibration
 
 
 def _matrices(

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Sequence
 from functools import cache
 
+from edgearte import child
+
 SECONDS, MEMORY = 5, 2**30  # of the processor; bytes. Templates that do their work take milliseconds
 Messages = Sequence[dict[str, str]]
 
@@ -37,8 +39,9 @@ def problem(template: str) -> str | None:
     """Why a template must not be rendered here. What it refuses or cannot do is no such reason: others find that."""
     import subprocess
 
-    command = [sys.executable, "-P", "-m", "edgearte.lm.template"]
-    done = subprocess.run(command, input=template.encode(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+    command, environment = child.python("edgearte.lm.template")
+    quiet = subprocess.DEVNULL
+    done = subprocess.run(command, env=environment, input=template.encode(), stdout=quiet, stderr=quiet, check=False)
     if not done.returncode:
         return None
     return f"its chat template takes more than {SECONDS} s or {MEMORY / 2**30:.0f} GB for a short conversation, and is not run here"

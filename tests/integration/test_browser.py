@@ -13,10 +13,9 @@ from edgearte.convert.make import Source, convert
 from edgearte.convert.presets import load_preset
 from edgearte.convert.reference import CONVERSATIONS, ordinary
 from edgearte.convert.strings import awkward
-from edgearte.lm.weights import Weights, resolve
+from edgearte.lm.weights import Weights
 from edgearte.store import Store
 from tests import system
-from tests.tiny import smollm2
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -25,16 +24,6 @@ pytestmark = pytest.mark.integration
 
 # On which the checkpoint leads by a margin that four bits do not use up.
 PROMPTS = ("1, 2, 3, 4, 5, 6,", "A, B, C, D, E, F,", "def add(a, b):\n    return", "Monday, Tuesday, Wednesday, Thursday,")
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return Store(tmp_path_factory.mktemp("store"))
-
-
-@pytest.fixture(scope="module")
-def source(store: Store) -> Weights:
-    return resolve(str(smollm2()), store)
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,10 @@ from edgearte.convert.export import export
 from edgearte.convert.make import Calibration
 from edgearte.convert.presets import load_preset
 from edgearte.lm.general import GENERAL
-from edgearte.lm.weights import Weights, resolve
+from edgearte.lm.weights import Weights
 from edgearte.records import Artifact
 from edgearte.store import Store
 from tests import tiny
-from tests.tiny import smollm2
 
 pytestmark = pytest.mark.integration
 
@@ -31,16 +30,6 @@ CALIBRATION = [
     "The road follows the valley for some miles, crosses the stream by a wooden bridge, and climbs to a village on the ridge.",
 ]
 QUESTIONS = ("What is the capital of France? Answer in one word.", "Say hi.", "Is the sky blue? Yes or no.")
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return Store(tmp_path_factory.mktemp("store"))
-
-
-@pytest.fixture(scope="module")
-def source(store: Store) -> Weights:
-    return resolve(str(smollm2()), store)
 
 
 @pytest.fixture(scope="module")

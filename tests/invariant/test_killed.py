@@ -5,7 +5,6 @@ The builds run in forked children of this process, which has imported what they 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 import shutil
@@ -72,14 +71,6 @@ def _wait(pid: int, seconds: float) -> int | None:
     return None
 
 
-def _bundle(run: Path) -> dict[str, str]:
-    return {
-        str(p.relative_to(run / "bundle")): hashlib.sha256(p.read_bytes()).hexdigest()
-        for p in sorted((run / "bundle").rglob("*"))
-        if p.is_file()
-    }
-
-
 @pytest.mark.parametrize("kind", ["ARTE", "assisted"])
 def test_killed_at_random_moments(kind: str, tmp_path: Path, tiny_model: Path) -> None:
     """In a fresh interpreter: torch's threads, once started by another test, would not survive the forks."""
@@ -98,7 +89,7 @@ def kill_again_and_again(kind: str, tmp_path: Path, tiny_model: Path) -> None:
     whole = _start(recipe, options, tmp_path / "undisturbed", log)
     assert _wait(whole, 600) == 0, log.read_text()
     took = time.monotonic() - began
-    expected = _bundle(tmp_path / "undisturbed" / "tiny")
+    expected = tiny.hashes(tmp_path / "undisturbed" / "tiny" / "bundle")
     assert {"manifest.json", "README.md", "gguf/tiny-q8_0.gguf"} <= expected.keys()
 
     runs, chance, kills = tmp_path / "killed", random.Random(2026), 0
@@ -112,11 +103,11 @@ def kill_again_and_again(kind: str, tmp_path: Path, tiny_model: Path) -> None:
             continue
         # It finished between two kills: what it left must be right, and the kills go on over a new build.
         assert code == 0, log.read_text()
-        assert _bundle(runs / "tiny") == expected
+        assert tiny.hashes(runs / "tiny" / "bundle") == expected
         _nothing_twice(runs)
         shutil.rmtree(runs)
     assert _wait(_start(recipe, options, runs, log), 600) == 0, log.read_text()
-    assert _bundle(runs / "tiny") == expected
+    assert tiny.hashes(runs / "tiny" / "bundle") == expected
     _nothing_twice(runs)
     assert not list((runs / "store" / "trees").glob(".*")), "half-written trees were left"
 
