@@ -70,4 +70,4 @@ def choose(
         best = max(sound, key=lambda a: (sum(x.grade.correct for x in answers[a.preset]), -a.bytes))
         story.append(f"None is as good as the checkpoint; {best.preset} comes nearest.")
         return Choice(best.preset, "every artifact answers worse than the checkpoint; this one the least", tuple(story))
-    return Choice("", "no artifact passed its gates", tuple(story))
+    return Choice("", "no artifact is usable", tuple(story))

@@ -83,10 +83,8 @@ def run(setup: Setup) -> Found:
 
     # export and measure: what counts is the file
     model = steps.student(setup, taught[best])
-    artifacts = steps.exported(setup, model, answers[best, 0], lesson.sets[best])
-    usable = [a for a in artifacts if not a.failed]
-    artifact_answers = {a.preset: steps.artifact_answers(setup, model, a) for a in usable}
-    measurements = {a.preset: steps.measured(setup, model, a) for a in usable}
+    exported = steps.exported(setup, model, answers[best, 0], lesson.sets[best])
+    artifacts, artifact_answers, measurements = steps.used(setup, model, exported)
 
     # decide
     questions = len(next(iter(artifact_answers.values()), []))

@@ -37,7 +37,7 @@ from edgearte.lm.base import LM, rendered
 from edgearte.lm.calls import Calls
 from edgearte.lm.endpoint import Endpoint
 from edgearte.lm.hf import TransformersLM, form
-from edgearte.measure.host import measure
+from edgearte.measure.host import Unusable, measure
 from edgearte.measure.machine import describe
 from edgearte.measure.suite import load_suite
 from edgearte.recipe import Recipe
@@ -298,6 +298,26 @@ def _calibration(setup: Setup, model: TransformersLM, examples: Sequence[Example
     general = setup.recipe.export.general
     name = f"the examples of {setup.recipe.name}"
     return Calibration(name, texts, tuple(lines(Path(general.file))), general.share) if general else Calibration(name, texts)
+
+
+def used(
+    setup: Setup, model: TransformersLM, artifacts: Sequence[Artifact]
+) -> tuple[tuple[Artifact, ...], dict[str, list[Answer]], dict[str, Measurement]]:
+    """What the artifacts answer and how fast, by preset. One that its runtime cannot use after all has failed, as told in
+    `Artifact.failed`; the others go on."""
+    said: dict[str, list[Answer]] = {}
+    timed: dict[str, Measurement] = {}
+    told = list(artifacts)
+    for at, artifact in enumerate(artifacts):
+        if artifact.failed:
+            continue
+        try:
+            answers, measurement = artifact_answers(setup, model, artifact), measured(setup, model, artifact)
+        except Unusable as error:
+            told[at] = replace(artifact, failed=str(error))
+            continue
+        said[artifact.preset], timed[artifact.preset] = answers, measurement
+    return tuple(told), said, timed
 
 
 def artifact_answers(setup: Setup, model: TransformersLM, artifact: Artifact) -> list[Answer]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgearte.child import ChildFailed
-from edgearte.convert.converters import keep
+from edgearte.convert.graphs import keep
 
 MODEL = "onnx/model_q4.onnx"  # transformers.js finds a model by its dtype, here q4, and its weights beside it under that name and _data
 LAYOUT = "1"  # of what `lay_out` writes

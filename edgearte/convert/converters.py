@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgearte.child import run_module
+from edgearte.convert import graphs
 from edgearte.convert.describe import Description
 
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -78,36 +79,11 @@ def to_onnx(checkpoint: Path, out: Path, type: str) -> None:
     with tempfile.TemporaryDirectory() as cache:
         arguments: list[str | Path] = ["-i", checkpoint.resolve(), "-o", out, "-e", "cpu", "-c", cache, *ONNX_TYPES[type]]
         run_module("onnxruntime_genai.models.builder", arguments, "the ONNX model builder")
-    _state_true_shapes(out)
+    graphs.mend(out)
     tokenizer = out / "tokenizer.json"
     data = json.loads(tokenizer.read_text("utf-8"))
     if spell_out_digits(data):
         tokenizer.write_text(json.dumps(data, ensure_ascii=False, indent=2), "utf-8")
-
-
-def _state_true_shapes(folder: Path) -> None:
-    """Mend what the builder says of shapes, in place.
-
-    The size of a head goes into those of past and present, where it leaves a name: plain onnxruntime is given an empty past to begin
-    with, and onnxruntime-web takes a name for 0. Heads repeated over the past (fp16 on a CPU) are said to be as long as what is new:
-    onnxruntime, which reuses memory by such words, then fails at the second token; without them it finds the shapes itself.
-    """
-    import onnx
-
-    size = json.loads((folder / "genai_config.json").read_text("utf-8"))["model"]["decoder"]["head_size"]
-    model = onnx.load(str(folder / "model.onnx"), load_external_data=False)
-    for value in (*model.graph.input, *model.graph.output):
-        shape = value.type.tensor_type.shape.dim
-        if value.name.startswith(("past_key_values.", "present.")) and len(shape) == 4:
-            shape[3].dim_value = size  # takes the place of the name
-    keep(model.graph.value_info, [value for value in model.graph.value_info if "/repeat_kv/" not in value.name])
-    onnx.save(model, str(folder / "model.onnx"))
-
-
-def keep(field: Any, kept: list[Any]) -> None:
-    """Of what a list in a graph holds, these alone."""
-    del field[:]
-    field.extend(kept)
 
 
 def spell_out_digits(tokenizer: dict[str, Any]) -> bool:

@@ -10,7 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from edgearte.child import ChildFailed
-from edgearte.convert import browser, calibrate, converters, heal, imatrix, layerwise, mixed, overwrite, sensitivity
+from edgearte.convert import (
+    browser,
+    calibrate,
+    converters,
+    graphs,
+    heal,
+    imatrix,
+    layerwise,
+    mixed,
+    overwrite,
+    sensitivity,
+)
 from edgearte.convert.describe import Description
 from edgearte.convert.gptq import BLOCK, Rounded
 from edgearte.convert.presets import BROWSER, Preset, load_preset
@@ -19,7 +30,6 @@ from edgearte.lm.headers import read_gguf
 from edgearte.store import Store, digest
 
 VERSION = 1
-GRAPH = 2  # of what is mended in the builder's graphs
 MIXING = 4  # of how types are chosen tensor by tensor
 IMATRIX = "imatrix.gguf"
 LEAST = 0.5  # of a file's weights that have to be the checkpoint's own matrices
@@ -65,7 +75,7 @@ class Source:
         if preset.heal:
             made["healing"] = heal.VERSION
         if preset.format == "onnx":
-            made["graph"] = GRAPH
+            made["graph"] = graphs.VERSION
         if preset.runtime == BROWSER:
             made["browser"] = browser.LAYOUT
         if preset.format == "gguf" and self.description:

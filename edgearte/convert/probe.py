@@ -41,7 +41,7 @@ class Runtime(Protocol):
         ...
 
     def logits(self, ids: list[int], last: int) -> Logits:
-        """Positions × vocabulary, of the `last` positions."""
+        """Positions × vocabulary, of the `last` positions; what is long is read in parts, each after what it read before."""
         ...
 
     def greedy(self, ids: list[int], most: int) -> tuple[list[int], bool]:
@@ -192,8 +192,14 @@ class GenAI:
         return generator
 
     def logits(self, ids: list[int], last: int) -> Logits:
-        scores: Logits = self._generator([ids]).get_output("logits")[0]
-        return scores[-last:]
+        import numpy as np
+
+        generator = self._generator([ids[:BATCH]])
+        found: list[Logits] = [generator.get_output("logits")[0]]
+        for start in range(BATCH, len(ids), BATCH):
+            generator.append_tokens(np.array(ids[start : start + BATCH], dtype=np.int32))
+            found.append(generator.get_output("logits")[0])
+        return np.concatenate(found)[-last:]
 
     def greedy(self, ids: list[int], most: int) -> tuple[list[int], bool]:
         generator = self._generator([ids])

@@ -4,11 +4,8 @@ theirs."""
 from __future__ import annotations
 
 import json
-import os
-import signal
 import statistics
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -16,12 +13,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from edgearte.child import how_ended, python
 from edgearte.errors import UserError
 from edgearte.measure.machine import size_of
 from edgearte.measure.suite import Suite
 from edgearte.records import Measurement, Spread
 
-ROOT = Path(__file__).resolve().parents[2]  # what has to be importable in the child
+
+class Unusable(UserError):
+    """An artifact that its runtime does not run here."""
 
 
 def measure(
@@ -29,7 +29,7 @@ def measure(
 ) -> Measurement:
     """Load, time and weigh one artifact on this machine. `threads` 0 means the physical cores.
 
-    `UserError` when the child fails, dies or takes longer than `timeout_s`.
+    `Unusable` when the child fails, dies or takes longer than `timeout_s`.
     """
     job = {"kind": "measure", "artifact": str(artifact), "runtime": runtime, "threads": threads, "suite": asdict(suite)}
     records = list(_child(job, timeout_s))
@@ -91,10 +91,10 @@ def _child(job: dict[str, Any], timeout_s: float | None, environment: dict[str, 
     """Run a job in a child and hand out its records. Whatever happens here, the child is gone afterwards."""
     what = job["artifact"]
     with tempfile.TemporaryFile() as stderr:
+        command, inherited = python("edgearte.measure.harness")
         child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "edgearte.measure.harness"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, encoding="utf-8",
-            env={**os.environ, **_importable(), "GGML_NO_BACKTRACE": "1", **(environment or {})},
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, encoding="utf-8",
+            env={**inherited, "GGML_NO_BACKTRACE": "1", **(environment or {})},
         )  # fmt: skip
         late = threading.Event()
 
@@ -118,9 +118,9 @@ def _child(job: dict[str, Any], timeout_s: float | None, environment: dict[str, 
                 if pipe:
                     pipe.close()
         if late.is_set():
-            raise UserError(f"{what}: not measured within {timeout_s:.0f} s; the child was stopped")
+            raise Unusable(f"{what}: not measured within {timeout_s:.0f} s; the child was stopped")
         if code:
-            raise UserError(_obituary(what, code, _tail(stderr)))
+            raise Unusable(_obituary(what, code, _tail(stderr)))
 
 
 def _records(child: subprocess.Popen[str], job: dict[str, Any], what: str) -> Iterator[Any]:
@@ -136,38 +136,18 @@ def _records(child: subprocess.Popen[str], job: dict[str, Any], what: str) -> It
         except ValueError:
             return  # cut off in the middle of a record by its death
         if record["kind"] == "error":
-            raise UserError(f"{what}: {record['message']}")
+            said = str(record["message"]).removeprefix(f"{what}: ")
+            raise Unusable(f"{what}: {said}")
         yield record
 
 
 def _obituary(what: str, code: int, said: str) -> str:
-    if code < 0:
-        try:
-            name = signal.Signals(-code).name
-        except ValueError:
-            name = f"signal {-code}"
-        hint = {
-            "SIGILL": "; the runtime uses an instruction this CPU does not have: run `edgearte doctor`",
-            "SIGKILL": "; the system ends a process so when memory runs out",
-        }.get(name, "")
-        cause = f"the measuring process was ended by {name}{hint}"
-    else:
-        cause = f"the measuring process ended with code {code}"
-    return f"{what}: {cause}" + (f"\nIt said last:\n{said}" if said else "")
+    return f"{what}: the measuring process {how_ended(code)}" + (f"\nIt said last:\n{said}" if said else "")
 
 
 def _tail(stderr: Any, lines: int = 20) -> str:
     stderr.seek(0)
     return "\n".join(stderr.read().decode("utf-8", "replace").strip().splitlines()[-lines:])
-
-
-def _importable() -> dict[str, str]:
-    """PYTHONPATH for a child of a checkout that is not installed. An installed package is found without: adding
-    site-packages would put it before the standard library."""
-    if "site-packages" in ROOT.parts:
-        return {}
-    inherited = os.environ.get("PYTHONPATH")
-    return {"PYTHONPATH": str(ROOT) + (os.pathsep + inherited if inherited else "")}
 
 
 def _spread(values: Sequence[float]) -> Spread:

@@ -207,6 +207,21 @@ def test_the_same_checkpoint_elsewhere_gives_the_same_bytes(
     assert tiny.hashes(tmp_path / "onnx") == tiny.hashes(Path(artifacts["onnx-int4-web"].path))
 
 
+@pytest.mark.parametrize("name", ["f16", "onnx-fp32", "onnx-fp16", "onnx-int4"])
+def test_what_is_read_in_parts_is_read_as_what_is_read_at_once(
+    name: str, artifacts: dict[str, Artifact], reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import numpy as np
+
+    kind = probe.LlamaCpp if name == "f16" else probe.GenAI
+    runtime: probe.Runtime = kind(artifacts[name].path, 512)
+    whole = runtime.logits(reference.long[:60], 60)
+    monkeypatch.setattr(probe, "BATCH", 23)
+    parts = runtime.logits(reference.long[:60], 60)
+    assert parts.shape == whole.shape
+    assert np.abs(parts.astype(np.float32) - whole).max() < 0.01 * np.abs(whole).max()
+
+
 def gates_of(name: str, path: Path, reference: Reference) -> dict[str, Gate]:
     preset = load_preset(name)
     return {g.name: g for g in judged(preset, check(preset, path, reference))}

@@ -11,9 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from edgearte import steps
+from edgearte.convert import converters
 from edgearte.errors import UserError
 from edgearte.measure import host
 from edgearte.measure.suite import Suite
+from edgearte.records import Artifact
+from edgearte.setup import opened
+from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 SUITE = Suite(name="tiny", about="", prompt_tokens=4, new_tokens=2, repeats=1, warmups=0)
@@ -32,7 +37,7 @@ def measure() -> None:
 
 def test_a_child_ended_by_a_signal_is_reported_by_name_with_what_it_said(runtime: Path) -> None:
     runtime.write_text("import os, sys; print('last words', file=sys.stderr, flush=True); os.kill(os.getpid(), 11)")
-    with pytest.raises(UserError, match=r"model\.gguf: .* ended by SIGSEGV\nIt said last:\nlast words"):
+    with pytest.raises(UserError, match=r"model\.gguf: .* died of SIGSEGV\nIt said last:\nlast words"):
         measure()
 
 
@@ -44,7 +49,7 @@ def test_an_illegal_instruction_points_to_the_doctor(runtime: Path) -> None:
 
 def test_a_child_that_exits_is_reported_with_its_code(runtime: Path) -> None:
     runtime.write_text("import os; os.write(2, b'no such luck'); os._exit(7)")
-    with pytest.raises(UserError, match=r"ended with code 7\nIt said last:\nno such luck"):
+    with pytest.raises(UserError, match=r"failed with exit code 7\nIt said last:\nno such luck"):
         measure()
 
 
@@ -122,6 +127,23 @@ def _running(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def test_an_artifact_that_its_runtime_does_not_run_fails_alone(tiny_model: Path, tmp_path: Path) -> None:
+    """A build then has the others, and says of that one why."""
+    recipe = tiny.write_recipe(tmp_path / "task", tiny_model)
+    sound, cut = tmp_path / "sound" / "model.gguf", tmp_path / "cut" / "model.gguf"
+    for path in (sound, cut):
+        path.parent.mkdir()
+    converters.to_gguf(tiny_model, "0" * 64, sound)
+    cut.write_bytes(sound.read_bytes()[: sound.stat().st_size // 2])
+    made = [Artifact(path.parent.name, "gguf", "llama.cpp", str(path), path.stat().st_size, 16.0, {}) for path in (cut, sound)]
+    with opened(recipe, ["measure.questions=2"], tmp_path / "runs", "-test") as (setup, _):
+        artifacts, answers, measurements = steps.used(setup, steps.student(setup, setup.student.folder), made)
+    assert [a.preset for a in artifacts] == ["cut", "sound"]
+    assert artifacts[1] == made[1]
+    assert artifacts[0].failed.startswith(f"{cut}: llama.cpp cannot load this file")
+    assert (len(answers["sound"]), list(answers), list(measurements)) == (2, ["sound"], ["sound"])
 
 
 def test_percentiles_are_values_that_were_measured() -> None:
