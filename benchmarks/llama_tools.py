@@ -27,7 +27,7 @@ from edgearte.convert.make import IMATRIX
 from edgearte.convert.probe import LlamaCpp, compare
 from edgearte.convert.reference import load, write_logprobs
 from edgearte.doctor import llama_cmake_args
-from edgearte.files import lines
+from edgearte.files import read_texts
 from edgearte.lm import weights
 from edgearte.measure.machine import describe
 from edgearte.store import Store
@@ -88,7 +88,7 @@ def main() -> int:
     work.mkdir(parents=True, exist_ok=True)
     store = Store(work / "store")
     source = weights.resolve(asked.model, store)
-    texts = lines(asked.texts)
+    texts = read_texts(asked.texts)
     calibration, judged = work / "calibration.txt", work / "judged.txt"
     calibration.write_text("\n".join(texts[: len(texts) // 2]), "utf-8")
     judged.write_text("\n".join(texts[len(texts) // 2 :]), "utf-8")

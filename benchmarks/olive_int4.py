@@ -34,7 +34,7 @@ from edgearte.convert.make import Calibration
 from edgearte.convert.presets import load_preset
 from edgearte.convert.reference import Reference, read_reference
 from edgearte.errors import UserError
-from edgearte.files import lines
+from edgearte.files import read_texts
 from edgearte.lm import weights
 from edgearte.lm.base import Asked, rendered
 from edgearte.lm.general import GENERAL
@@ -132,7 +132,7 @@ def of_build(run: Path) -> Job:
 
 def of_files(model: str, texts: Path, store: Store) -> Job:
     folder = weights.resolve(model, store).folder.resolve()
-    given = tuple(lines(texts))
+    given = tuple(read_texts(texts))
     half = len(given) // 2
     asks = TransformersLM(folder, "")
     chat = () if form(folder) == "plain" else tuple(asks.chat([{"role": "user", "content": text}]) for text in GENERAL)

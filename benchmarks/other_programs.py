@@ -26,7 +26,7 @@ from edgearte.convert.bits import onnx_model
 from edgearte.convert.export import export
 from edgearte.convert.make import Calibration
 from edgearte.convert.presets import BROWSER, load_preset
-from edgearte.files import lines
+from edgearte.files import read_texts
 from edgearte.lm import weights
 from edgearte.store import Store
 
@@ -117,7 +117,7 @@ def main() -> int:
     store = Store(asked.work / "store")
     source = weights.resolve(asked.model, store)
     known = checkpoint(source.folder)
-    texts = tuple(lines(asked.calibrate)) if asked.calibrate else ()
+    texts = tuple(read_texts(asked.calibrate)) if asked.calibrate else ()
     calibration = Calibration(asked.calibrate.name, texts) if texts else None
     presets = [load_preset(name) for name in asked.presets.split(",")]
     program = built(asked.tools) / "llama-completion" if any(p.format == "gguf" for p in presets) else Path()

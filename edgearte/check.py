@@ -7,7 +7,7 @@ from pathlib import Path
 from edgearte import catalogue
 from edgearte.convert.presets import load_preset
 from edgearte.errors import Problem, UserError
-from edgearte.files import lines
+from edgearte.files import read_texts
 from edgearte.lm import endpoint, weights
 from edgearte.recipe import Recipe
 from edgearte.setup import address
@@ -37,7 +37,7 @@ def check(recipe: Recipe, task: Task) -> None:
                 problems += error.problems
     if recipe.export.general:
         try:
-            lines(Path(recipe.export.general.file))
+            read_texts(Path(recipe.export.general.file))
         except UserError as error:
             problems += [Problem(f"export.general.file: {p.message}") for p in error.problems]
     problems += _assist_problems(recipe, task)

@@ -65,11 +65,11 @@ def parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=Path("exported"), help="folder for the artifacts (default: exported)"
     )
     export.add_argument(
-        "--texts", type=Path, help="held-out texts for the logit gate, one a line (default: a few general ones)"
+        "--texts", type=Path, help="held-out texts for the logit gate, one a line, or .jsonl (default: a few general ones)"
     )
     export.add_argument(
         "--calibrate", type=Path, metavar="FILE",
-        help="texts like those the model is for, one a line, or an importance matrix of llama.cpp's; low-bit presets keep what matters",
+        help="like --texts, of what the model is for, or an importance matrix of llama.cpp's; low-bit presets keep what matters",
     )
     export.add_argument(
         "--store", type=Path, default=Path("runs/store"), help="where finished work is kept (default: runs/store)"

@@ -31,7 +31,7 @@ from edgearte.convert.make import Calibration
 from edgearte.convert.presets import load_preset
 from edgearte.errors import UserError
 from edgearte.evaluate import Answer
-from edgearte.files import lines
+from edgearte.files import read_texts
 from edgearte.lm import hidden, weights
 from edgearte.lm.base import LM, rendered
 from edgearte.lm.calls import Calls
@@ -297,7 +297,7 @@ def _calibration(setup: Setup, model: TransformersLM, examples: Sequence[Example
     texts = tuple(prompt + answer for prompt, answer in as_read(setup, model, examples).values())
     general = setup.recipe.export.general
     name = f"the examples of {setup.recipe.name}"
-    return Calibration(name, texts, tuple(lines(Path(general.file))), general.share) if general else Calibration(name, texts)
+    return Calibration(name, texts, tuple(read_texts(Path(general.file))), general.share) if general else Calibration(name, texts)
 
 
 def used(

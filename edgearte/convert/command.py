@@ -17,7 +17,7 @@ from edgearte.convert.make import IMATRIX, Calibration
 from edgearte.convert.modelfile import modelfile
 from edgearte.convert.presets import load_preset
 from edgearte.errors import Problem, UserError
-from edgearte.files import lines
+from edgearte.files import read_texts
 from edgearte.lm import weights
 from edgearte.lm.general import GENERAL
 from edgearte.records import Artifact
@@ -32,7 +32,7 @@ def export_command(
     wanted = [load_preset(name.strip()) for name in presets if name.strip()]
     if not wanted:
         raise UserError("--to names no preset; `edgearte ls export` lists them")
-    held_out = lines(texts) if texts else list(GENERAL)
+    held_out = read_texts(texts) if texts else list(GENERAL)
     calibration = _calibration(calibrate) if calibrate else None
     if lacking := beforehand.room(weights.footprint(model)[0], wanted, store_folder):
         raise UserError(lacking)
@@ -70,7 +70,7 @@ def _calibration(path: Path) -> Calibration:
     if begins == b"GGUF" or path.suffix in (".dat", ".imatrix"):
         imatrix.read(path)  # said before any work
         return Calibration(path.name, imatrix=path)
-    return Calibration(path.name, tuple(lines(path)))
+    return Calibration(path.name, tuple(read_texts(path)))
 
 
 def _prompts(folder: Path) -> list[str]:

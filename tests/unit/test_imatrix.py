@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import struct
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from edgearte.convert import calibrate, converters, imatrix
 from edgearte.convert.bits import bits
 from edgearte.convert.imatrix import Imatrix
 from edgearte.errors import UserError
+from edgearte.files import read_texts
 from edgearte.load import load_recipe
 from edgearte.measure import host
 from edgearte.records import Artifact
@@ -143,11 +146,23 @@ def test_calibration_keeps_what_is_used(tiny_model: Path, tmp_path: Path) -> Non
     assert gguf.GGUFReader(tmp_path / "q.gguf").fields["general.file_type"].contents() == 2
 
 
+@given(st.lists(st.text().filter(str.strip), min_size=1), st.booleans())
+def test_texts_with_line_breaks_are_read_as_they_were_written(texts: list[str], named: bool) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "texts.jsonl"
+        path.write_text("".join(json.dumps({"text": t} if named else t, ensure_ascii=named) + "\n" for t in texts), "utf-8")
+        assert read_texts(path) == texts
+
+
 @pytest.mark.parametrize(
     ("content", "name", "said"),
     [
         (None, "no.txt", "cannot be read"),
         (b"  \n", "empty.txt", "there is no text in it"),
+        (b'"one"\n{"te', "cut.jsonl", "cut.jsonl:2: no JSON"),
+        (b'{"text": 1}\n', "odd.jsonl", "odd.jsonl:1: neither a JSON string"),
+        (rb'"\ud800"', "half.jsonl", "half.jsonl:1: neither a JSON string of characters"),
+        (b"[" * 100_000, "deep.jsonl", "deep.jsonl:1: no JSON"),
         (b"\x01\x00\x00\x00\xff\xff\xff\x7f", "cut.dat", "not an importance matrix: it ends at byte 8"),
         (b"GGUF\x03\x00\x00\x00", "cut.gguf", "not an importance matrix: a GGUF file whose header is damaged"),
     ],
