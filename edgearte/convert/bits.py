@@ -12,6 +12,7 @@ from typing import Any
 
 from edgearte.errors import UserError
 from edgearte.lm.headers import BrokenFile, read_gguf
+from edgearte.measure.machine import parts, size_of
 from edgearte.records import Tensor
 
 K_BLOCK = 256  # llama.cpp's K-quants store rows in super-blocks of so many weights
@@ -38,17 +39,17 @@ def gguf_bits(path: Path) -> Bits:
     import gguf
 
     try:
-        header = read_gguf(path)
+        headers = [read_gguf(part) for part in parts(path)]
     except (BrokenFile, OSError) as error:
         raise UserError(f"{path}: {error}") from error
-    stored = list(header.tensors.values())
+    stored = [tensor for header in headers for tensor in header.tensors.values()]
     tensors = tuple(Tensor(t.name, t.type.lower(), t.elements, t.bytes) for t in stored)
     rows = {t.name: t.shape[0] for t in stored if len(t.shape) > 1}
     try:
-        asked = gguf.LlamaFileType(header.metadata.get("general.file_type", -1)).name.removeprefix("MOSTLY_").lower()
+        asked = gguf.LlamaFileType(headers[0].metadata.get("general.file_type", -1)).name.removeprefix("MOSTLY_").lower()
     except ValueError:  # not said, or a type newer than the gguf package
         asked = ""
-    return _summary(path.stat().st_size, tensors, _fallbacks(asked, tensors, rows))
+    return _summary(size_of(path), tensors, _fallbacks(asked, tensors, rows))
 
 
 def onnx_bits(folder: Path) -> Bits:

@@ -22,9 +22,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from edgearte import __version__
-from edgearte.convert.card import Card, readme
+from edgearte.convert.card import Card, for_ollama, readme
 from edgearte.convert.modelfile import modelfile
 from edgearte.errors import UserError
+from edgearte.measure.machine import PART, parts
 from edgearte.records import Artifact
 
 SCHEMA = 1
@@ -58,8 +59,7 @@ def write_bundle(
     usable.sort(key=lambda item: item[1].preset != card.chosen)  # the chosen one first, the others as they came
     sources = _sources(usable, checkpoint)
     texts = {"README.md": readme(name, card, usable, lineage)}
-    ggufs = [path for path, artifact in usable if artifact.format == "gguf"]
-    if ggufs:
+    if ggufs := for_ollama(usable):
         texts["Modelfile"] = modelfile(ggufs, *tokenizer_of(checkpoint), system=card.system)
     partial = folder.parent / f".{folder.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
@@ -87,9 +87,18 @@ def write_bundle(
 
 
 def place(name: str, artifact: Artifact) -> str:
-    """Where an artifact lies in the bundle: one file for GGUF, a folder for ONNX."""
+    """Where an artifact lies in the bundle: one file for GGUF (of several parts the first), a folder for ONNX."""
     kind = artifact.preset.removeprefix(f"{artifact.format}-")
-    return f"gguf/{name}-{kind}.gguf" if artifact.format == "gguf" else f"{artifact.format}-{kind}"
+    part = PART.search(artifact.path)
+    return f"gguf/{name}-{kind}{part[0] if part else '.gguf'}" if artifact.format == "gguf" else f"{artifact.format}-{kind}"
+
+
+def files_of(path: str, artifact: Artifact) -> dict[str, Path]:
+    """Path beside `path`, where the artifact lies -> the file to copy there."""
+    origin = Path(artifact.path)
+    if artifact.format == "gguf":
+        return {part.as_posix(): file for part, file in zip(parts(Path(path)), parts(origin), strict=True) if file.is_file()}
+    return {f"{path}/{f.relative_to(origin).as_posix()}": f for f in sorted(origin.rglob("*")) if f.is_file()}
 
 
 def verify_bundle(folder: Path) -> list[str]:
@@ -122,12 +131,10 @@ def _sources(usable: Sequence[tuple[str, Artifact]], checkpoint: Path) -> dict[s
     """Path in the bundle -> the file to copy there."""
     sources: dict[str, Path] = {}
     for path, artifact in usable:
-        origin = Path(artifact.path)
-        inside = [origin] if origin.is_file() else sorted(p for p in origin.rglob("*") if p.is_file())
+        inside = files_of(path, artifact)
         if not inside:
-            raise UserError(f"{origin}: the artifact {artifact.preset} is not there; run the build again")
-        for file in inside:
-            target = path if origin.is_file() else f"{path}/{file.relative_to(origin).as_posix()}"
+            raise UserError(f"{artifact.path}: the artifact {artifact.preset} is not there; run the build again")
+        for target, file in inside.items():
             if target in sources:
                 raise UserError(f"two artifacts of the bundle would both be {path}: give the presets different names")
             sources[target] = file

@@ -9,6 +9,7 @@ from typing import Any
 
 from edgearte.convert.presets import BROWSER
 from edgearte.lm.weights import HUB_ID
+from edgearte.measure.machine import PART
 from edgearte.records import Accuracy, Artifact
 
 # The identifiers model hubs accept in `license:`; any other licence is `other`, with its own name beside it.
@@ -168,8 +169,8 @@ def _use(name: str, files: Sequence[tuple[str, Artifact]]) -> list[str]:
     ggufs = [path for path, artifact in files if artifact.format == "gguf"]
     folders = [path for path, artifact in files if artifact.format == "onnx"]
     if ggufs:
-        ollama = f"ollama create {name} -f Modelfile && ollama run {name}"
-        parts.append(f"```sh\nllama-cli -m {ggufs[0]} --jinja --temp 0\n{ollama}\n```")
+        ollama = f"ollama create {name} -f Modelfile && ollama run {name}\n" if for_ollama(files) else ""
+        parts.append(f"```sh\nllama-cli -m {ggufs[0]} --jinja --temp 0\n{ollama}```")
     if folders:
         model = f'model = onnxruntime_genai.Model("{folders[0]}")'
         parts.append(f"```python\nimport onnxruntime_genai\n\n{model}\n```")
@@ -177,6 +178,11 @@ def _use(name: str, files: Sequence[tuple[str, Artifact]]) -> list[str]:
     if browser:
         parts += ["In a browser, where this folder is served as `/`:", f"```js\n{IN_BROWSER % browser[0]}\n```"]
     return parts
+
+
+def for_ollama(files: Sequence[tuple[str, Artifact]]) -> list[str]:
+    """Those that Ollama reads: GGUF, and not in parts."""
+    return [path for path, artifact in files if artifact.format == "gguf" and not PART.search(path)]
 
 
 def _origin(card: Card, lineage: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -10,7 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from edgearte.convert import beforehand, imatrix
-from edgearte.convert.bundle import place, tokenizer_of
+from edgearte.convert.bundle import files_of, place, tokenizer_of
+from edgearte.convert.card import for_ollama
 from edgearte.convert.describe import description
 from edgearte.convert.export import export
 from edgearte.convert.make import IMATRIX, Calibration
@@ -85,29 +86,38 @@ def _prompts(folder: Path) -> list[str]:
 
 def _put(artifacts: Sequence[Artifact], name: str, checkpoint: Path, out: Path) -> None:
     """Copy what passed into `out`, with what Ollama needs beside the GGUF files."""
-    ggufs = [place(name, a) for a in artifacts if a.format == "gguf" and not a.failed]
+    usable = [(place(name, a), a) for a in artifacts if not a.failed]
     try:
-        for artifact in artifacts:
-            if artifact.failed:
-                continue
-            source, target = Path(artifact.path), out / place(name, artifact)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            partial = target.with_name(f".{target.name}.partial")
-            if source.is_dir():
-                shutil.rmtree(partial, ignore_errors=True)
-                shutil.copytree(source, partial)
-                shutil.rmtree(target, ignore_errors=True)
+        for path, artifact in usable:
+            if artifact.format == "gguf":
+                for target, file in files_of(path, artifact).items():
+                    _put_file(file, out / target)
             else:
-                shutil.copyfile(source, partial)
-            partial.replace(target)
+                _put_folder(Path(artifact.path), out / path)
         out.mkdir(parents=True, exist_ok=True)
-        if ggufs:
+        if ggufs := for_ollama(usable):
             (out / "Modelfile").write_text(modelfile(ggufs, *tokenizer_of(checkpoint)), "utf-8")
         for used in {a.imatrix for a in artifacts if a.imatrix}:
             shutil.copyfile(used, out / IMATRIX)
         (out / "export.json").write_text(json.dumps([asdict(a) for a in artifacts], indent=1) + "\n", "utf-8")
     except OSError as error:
         raise UserError(f"{out}: could not be written: {error.strerror}") from error
+
+
+def _put_file(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.copyfile(source, partial)
+    partial.replace(target)
+
+
+def _put_folder(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(source, partial)
+    shutil.rmtree(target, ignore_errors=True)
+    partial.replace(target)
 
 
 def _show(artifacts: Sequence[Artifact]) -> None:

@@ -9,9 +9,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from edgearte.child import run_module
+from edgearte.child import ChildFailed, run_module
 from edgearte.convert import graphs
 from edgearte.convert.describe import Description
+from edgearte.lm.headers import read_gguf
 
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 TOOLS = {
@@ -31,6 +32,7 @@ def tools(format: str) -> dict[str, str]:
     return found
 
 
+PART_KEYS, PER_TENSOR = 4096, 160  # bytes that a part's keys may take, and what is said of a tensor and fills up the space behind it
 CONVERTED = ("f16", "bf16")  # GGUF types that the converter writes itself
 
 
@@ -49,6 +51,23 @@ def to_gguf(checkpoint: Path, identity: str, out: Path, type: str = "f16", descr
         if description:
             request = {"source": str(made), "out": str(out), "description": dict(description)}
             _ask("edgearte.convert.describe", request, "describing the GGUF file")
+
+
+def split(path: Path, most: int) -> None:
+    """Put a GGUF file that has more bytes than `most` into parts that have not, named as llama.cpp looks for them, in its place.
+    `ChildFailed` where a single tensor has more."""
+    size = path.stat().st_size
+    if size <= most:
+        return
+    sizes = {t.name: t.bytes for t in read_gguf(path).tensors.values()}
+    about = PART_KEYS + PER_TENSOR * len(sizes)
+    parts = {"the metadata": size - sum(sizes.values()), **{name: bytes + about for name, bytes in sizes.items()}}
+    largest = max(parts, key=lambda name: parts[name])
+    if parts[largest] > most:
+        raise ChildFailed(f"split: no part can have less than {parts[largest] / 1e6:.1f} MB, for {largest}")
+    request = {"source": str(path), "out": str(path), "description": {}, "split": most - about}
+    _ask("edgearte.convert.describe", request, "splitting the GGUF file")
+    path.unlink()
 
 
 def quantize(source: Path, out: Path, type: str, imatrix: Path | None = None, tensors: Mapping[str, str] | None = None) -> None:

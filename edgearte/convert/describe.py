@@ -40,14 +40,16 @@ def description(name: str, base: str, licence: str, **origin: str) -> dict[str, 
 
 
 def main(request: str) -> None:
-    """Copy the file `source` to `out` with the keys of `description` in place of its own of these names."""
+    """Copy the file `source` to `out` with the keys of `description` in place of its own of these names; in parts of so many bytes of
+    tensors as `split` says, if it does, behind one of metadata alone."""
     import gguf
     from gguf.scripts.gguf_new_metadata import MetadataDetails, copy_with_new_metadata
 
     asked = json.loads(Path(request).read_text("utf-8"))
     reader = gguf.GGUFReader(asked["source"], "r")
     field = reader.get_field(gguf.Keys.General.ARCHITECTURE)
-    writer = gguf.GGUFWriter(asked["out"], arch=field.contents() if field else "", endianess=reader.endianess)
+    arch, most = field.contents() if field else "", asked.get("split", 0)
+    writer = gguf.GGUFWriter(asked["out"], arch=arch, endianess=reader.endianess, split_max_size=most, small_first_shard=most > 0)
     kinds = {str: gguf.GGUFValueType.STRING, int: gguf.GGUFValueType.UINT32}
     new = {
         key: MetadataDetails(gguf.GGUFValueType.ARRAY, value, sub_type=gguf.GGUFValueType.STRING) if isinstance(value, list)

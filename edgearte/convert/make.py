@@ -80,6 +80,8 @@ class Source:
             made["browser"] = browser.LAYOUT
         if preset.format == "gguf" and self.description:
             made["description"] = dict(self.description)
+        if preset.split:
+            made["split"] = preset.split
         return made | ({"budget": dict(preset.budget), "mixing": MIXING} if preset.budget else {})
 
 
@@ -125,6 +127,8 @@ def _build(source: Source, preset: Preset, folder: Path) -> None:
             overwrite.into_gguf(out, _rounded(source, preset.name, mixed.ROUNDED), mixed.ROUNDED)
     if preset.runtime == BROWSER:
         browser.lay_out(folder, source.checkpoint)
+    if preset.split:
+        converters.split(out, preset.split * 10**6)
 
 
 def _by_gptq(source: Source, preset: Preset, folder: Path) -> None:

@@ -78,18 +78,19 @@ def _with_birthplace(some: Sequence[Option]) -> list[Option]:
 
 def limits(found: Mapping[str, Sequence[Option]], budget: Mapping[str, Any], like: Path | None) -> dict[str, float]:
     """The `bytes` or `nats` that a preset's budget leaves for these tensors: as many as `like` takes of them, a number of bits a weight,
-    as much as `like` is expected to lose, or a number of nats."""
+    as much as `like` is expected to lose, or a number of nats; of nats the budget's own `share`, where it has one."""
     if "bits" in budget:
         return {"bytes": float(budget["bits"]) / 8 * sum(some[0].elements for some in found.values())}
+    share = float(budget.get("share", 1))
     if "kl" in budget:
-        return {"nats": float(budget["kl"])}
+        return {"nats": share * float(budget["kl"])}
     if like is None:
         raise RuntimeError("this budget is another artifact's")
     header = read_gguf(like)
     taken = {name: header.tensors[name] for name in found}
     if "size_of" in budget:
         return {"bytes": float(sum(t.bytes for t in taken.values()))}
-    return {"nats": sum(next(o.cost for o in found[name] if o.type == t.type.lower()) for name, t in taken.items())}
+    return {"nats": share * sum(next(o.cost for o in found[name] if o.type == t.type.lower()) for name, t in taken.items())}
 
 
 def base(chosen: Mapping[str, Option]) -> str:

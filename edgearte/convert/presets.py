@@ -39,10 +39,11 @@ class Preset:
     max_kl: float
     min_top1: float
     budget: Mapping[str, Any] = field(default_factory=dict)  # of a mixed one, see BUDGETS
+    split: int | None = None  # megabytes (10^6 bytes) that a GGUF file may have; a larger one is put into parts
     heal: bool = False  # of one rounded by gptq: whether the checkpoint then teaches its scales, kept if the gate is better for it
 
 
-OPTIONAL = ("budget", "heal")
+OPTIONAL = ("budget", "split", "heal")
 
 
 def load_preset(name: str) -> Preset:
@@ -83,6 +84,9 @@ def _mistakes(data: dict[str, Any]) -> list[str]:
     found += _budget_mistakes(data)
     if not isinstance(data.get("heal", False), bool) or (data.get("heal") and data["calibration"] != "gptq"):
         found.append("heal: true or false, and true where calibration is gptq alone")
+    split = data.get("split")
+    if split is not None and (isinstance(split, bool) or not isinstance(split, int) or split < 1 or data["format"] != "gguf"):
+        found.append(f"split: whole megabytes that a file of GGUF may have, found {split!r}")
     if data["calibration"] not in CALIBRATIONS[data["format"]]:
         allowed = ", ".join(CALIBRATIONS[data["format"]])
         found.append(f"calibration: {data['format']} has no {data['calibration']!r}; known: {allowed}")

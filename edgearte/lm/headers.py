@@ -112,7 +112,7 @@ def _walk(data: mmap.mmap) -> GGUFHeader:
         end = max(end, offset + tensor.bytes)
     alignment = int(metadata.get("general.alignment", 32)) or 32
     end += -(-at // alignment) * alignment
-    if end > len(data):
+    if tensors and end > len(data):  # without any, as in the first part of a split file, nothing need follow
         raise BrokenFile(
             f"a truncated GGUF file: its tensors end at byte {end:,}, the file at {len(data):,}; download it again"
         )

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from edgearte.errors import UserError
 from edgearte.measure.header import check_gguf
 
+PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 # Features of a CPU that decide which kernels a runtime picks; the rest of the flags say nothing about speed.
 FEATURES = (
     "sse4_2", "avx", "f16c", "fma", "avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16",
@@ -78,10 +80,18 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def parts(artifact: Path) -> list[Path]:
+    """The files of a GGUF artifact: it alone, or, where it is the first of a split one, all its parts, by llama.cpp's names for them."""
+    found = PART.search(artifact.name)
+    if not found:
+        return [artifact]
+    return [artifact.with_name(f"{artifact.name[: found.start()]}-{k:05}-of-{found[2]}.gguf") for k in range(1, int(found[2]) + 1)]
+
+
 def size_of(artifact: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
+    """Bytes of a file and of the other parts of a split one, or of all files in a folder."""
     if artifact.is_file():
-        return artifact.stat().st_size
+        return sum(p.stat().st_size for p in parts(artifact))
     return sum(p.stat().st_size for p in artifact.rglob("*") if p.is_file())
 
 
@@ -96,6 +106,8 @@ def detect_runtime(path: Path) -> str:
         inside = sorted(p.name for p in path.glob("*.gguf"))
         hint = f"; name one of its GGUF files: {', '.join(inside)}" if inside else ""
         raise UserError(f"{path}: a folder without genai_config.json is no artifact that can be measured{hint}")
+    if missing := [p.name for p in parts(path) if not p.is_file()]:
+        raise UserError(f"{path}: a part of a split file, and {missing[0]} is not beside it")
     with path.open("rb") as file:
         if file.read(4) == b"GGUF":
             check_gguf(path)

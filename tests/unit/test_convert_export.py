@@ -17,7 +17,9 @@ from typing import Any
 
 import pytest
 
+import edgearte.convert.mixed
 from edgearte.child import ChildFailed, run_module
+from edgearte.cli import main
 from edgearte.convert import export as export_module
 from edgearte.convert import probe
 from edgearte.convert.describe import description
@@ -156,7 +158,9 @@ def test_low_bits_are_calibrated_once_for_all_types(
     assert Path(theirs.path).read_bytes() == made["q4_0", 0.5], "an importance matrix from elsewhere does the same"
 
 
-def test_types_are_mixed_within_a_budget(checkpoint: Path, prompts: list[str], tmp_path: Path) -> None:
+def test_types_are_mixed_within_a_budget(
+    checkpoint: Path, prompts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store, presets = Store(tmp_path), [load_preset(n) for n in ("q4_k_m", "mixed-q4_k_m", "mixed-small")]
     plain, mixed, small = export(checkpoint, IDENTITY, presets, TEXTS, store, chat=prompts, calibration=Calibration("x", tuple(TEXTS)))
     assert (plain.failed, mixed.failed, small.failed) == ("", "", "")
@@ -167,6 +171,14 @@ def test_types_are_mixed_within_a_budget(checkpoint: Path, prompts: list[str], t
     assert kl[1] <= kl[0]
     (none,) = export(checkpoint, IDENTITY, presets[1:2], TEXTS, store, chat=prompts)
     assert none.failed == "mixed-q4_k_m: types are mixed by what texts show, and no texts to calibrate on were given"
+    allowed = plain.distance()
+    assert allowed is not None
+    foretold = edgearte.convert.mixed.limits  # now as if four times as much were foretold to be lost as is
+    monkeypatch.setattr(edgearte.convert.mixed, "limits", lambda *given: {k: 4 * v for k, v in foretold(*given).items()})
+    tight = replace(presets[2], name="tight", budget={"kl": allowed})
+    (tight_made,) = export(checkpoint, IDENTITY, [tight], TEXTS, store, chat=prompts, calibration=Calibration("x", tuple(TEXTS)))
+    assert (tight_made.distance() or 1.0) <= allowed
+    assert f"of {allowed:.4f} allowed; as foretold it was " in tight_made.notes[-1]
     nothing = replace(presets[1], name="tiny", budget={"bits": 1})
     (none,) = export(checkpoint, IDENTITY, [nothing], TEXTS, store, chat=prompts, calibration=Calibration("x", tuple(TEXTS)))
     assert "no choice of types fits" in none.failed
@@ -220,6 +232,37 @@ def test_what_is_read_in_parts_is_read_as_what_is_read_at_once(
     parts = runtime.logits(reference.long[:60], 60)
     assert parts.shape == whole.shape
     assert np.abs(parts.astype(np.float32) - whole).max() < 0.01 * np.abs(whole).max()
+
+
+def test_a_file_over_a_size_is_put_into_parts_that_are_the_same_model(
+    checkpoint: Path, artifacts: dict[str, Artifact], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import gguf
+
+    written = (
+        "{{name: small, format: gguf, type: q8_0, calibration: none, split: {split}, runtime: llama.cpp, "
+        "about: in parts, max_kl: 1, min_top1: 0}}"
+    )
+    preset = tmp_path / "small.yaml"
+    places = ["--out", str(tmp_path / "out"), "--store", str(tmp_path / "store")]
+    preset.write_text(written.format(split=1), "utf-8")
+    assert main(["export", str(checkpoint), "--to", str(preset), *places]) == 1
+    assert "split: no part can have less than" in capsys.readouterr().out
+    preset.write_text(written.format(split=4), "utf-8")
+    assert main(["export", str(checkpoint), "--to", str(preset), *places]) == 0
+    names = [f"{checkpoint.name}-small-0000{k}-of-00002.gguf" for k in (1, 2)]
+    made = [tmp_path / "out" / "gguf" / name for name in names]
+    assert sorted((tmp_path / "out" / "gguf").iterdir()) == made
+    assert all(0 < path.stat().st_size <= 4 * 10**6 for path in made)
+    whole = {t.name: t.data.tobytes() for t in gguf.GGUFReader(artifacts["q8_0"].path).tensors}
+    assert {t.name: t.data.tobytes() for path in made for t in gguf.GGUFReader(path).tensors} == whole
+    (told,) = json.loads((tmp_path / "out" / "export.json").read_text("utf-8"))
+    assert told["bytes"] == sum(path.stat().st_size for path in made)
+    assert (told["types"], told["failed"]) == (artifacts["q8_0"].types, "")
+    assert not (tmp_path / "out" / "Modelfile").exists()  # Ollama reads no parts
+    made[1].unlink()
+    assert main(["bench", str(made[0]), "--suite", "short"]) == 2
+    assert f"{names[1]} is not beside it" in capsys.readouterr().err
 
 
 def gates_of(name: str, path: Path, reference: Reference) -> dict[str, Gate]:

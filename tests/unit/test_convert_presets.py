@@ -64,6 +64,9 @@ def test_a_users_own_file(tmp_path: Path) -> None:
         ({"runtime": "onnxruntime-genai"}, "runtime: gguf is run by llama.cpp"),
         ({"format": "onnx", "type": "int8", "runtime": "transformers.js"}, "transformers.js loads is made of int4, not of 'int8'"),
         ({"heal": "true"}, "heal: true or false, and true where calibration is gptq alone"),
+        ({"split": "0"}, "split: whole megabytes that a file of GGUF may have, found 0"),
+        ({"split": "1.5"}, "split: whole megabytes"),
+        ({"format": "onnx", "type": "int8", "runtime": "onnxruntime-genai", "split": "100"}, "split: whole megabytes that a file of GGUF"),
         ({"about": "' '"}, "about: expected text"),
     ],
 )
