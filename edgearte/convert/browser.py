@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgearte.child import ChildFailed
-from edgearte.convert.graphs import keep
+from edgearte.convert.graphs import keep, written
 
 MODEL = "onnx/model_q4.onnx"  # transformers.js finds a model by its dtype, here q4, and its weights beside it under that name and _data
 LAYOUT = "1"  # of what `lay_out` writes
@@ -101,7 +101,7 @@ def look_up_plainly(graph: Any) -> None:
         known = (how.get("bits", 4), how.get("gather_axis", 0), kinds.get(table), kinds.get(scales))
         if known != (4, 0, TensorProto.UINT8, TensorProto.FLOAT) or zeros:
             raise ChildFailed("the embedding is quantized in a way that a browser has no kernel for")
-        nodes += _look_up(table, ids, scales, node.output[0], how["block_size"])
+        nodes += written(LOOK_UP % how["block_size"], {"table": table, "ids": ids, "scales": scales, "rows": node.output[0]})
     gone: set[str] = set()
     for kind in ("Reshape", "Constant"):  # the one that flattened the table has no reader now, and then its shape has none
         read = {o.name for o in graph.output}.union(*(n.input for n in nodes))
@@ -109,19 +109,6 @@ def look_up_plainly(graph: Any) -> None:
         nodes = [n for n in nodes if n.output[0] not in gone]
     keep(graph.node, nodes)
     keep(graph.value_info, [v for v in graph.value_info if v.name not in gone])
-
-
-def _look_up(table: str, ids: str, scales: str, rows: str, block: int) -> list[Any]:
-    """The nodes of `LOOK_UP` between tensors of these names."""
-    from onnx import parser
-
-    nodes = list(parser.parse_graph(LOOK_UP % block).node)
-    outside = {"table": table, "ids": ids, "scales": scales, "rows": rows}
-    for node in nodes:
-        for names in (node.input, node.output):
-            names[:] = [outside.get(name, f"{rows}/{name}") for name in names]
-        node.name = node.output[0]
-    return nodes
 
 
 def _write(path: Path, data: Any) -> None:

@@ -99,6 +99,8 @@ def to_onnx(checkpoint: Path, out: Path, type: str) -> None:
         arguments: list[str | Path] = ["-i", checkpoint.resolve(), "-o", out, "-e", "cpu", "-c", cache, *ONNX_TYPES[type]]
         run_module("onnxruntime_genai.models.builder", arguments, "the ONNX model builder")
     graphs.mend(out)
+    if type == "int8":
+        graphs.share_embedding(out)
     tokenizer = out / "tokenizer.json"
     data = json.loads(tokenizer.read_text("utf-8"))
     if spell_out_digits(data):

@@ -1,12 +1,31 @@
-"""What onnxruntime-genai's model builder writes wrongly into its graphs, mended: nodes and shapes, never weights."""
+"""What onnxruntime-genai's model builder writes wrongly into its graphs, mended; and an embedding that is held twice, held once."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 VERSION = 3  # of what is mended
+FIRST = 64  # rows that are looked at
+SHARING = 1  # of how `share_embedding` does it
+DATA = "model.onnx.data"
+# (code − 128) · scale; a Reshape keeps the batch and the position.
+LOOK_UP = """
+look_up (uint8[v, n, b] table, int64[i, j] ids, float[v, n] scales) => (float[i, j, k] rows) {
+    zero = Constant <value = float {128}> ()
+    last = Constant <value_ints = [-1]> ()
+    row = Constant <value_ints = [0, 0, -1]> ()
+    codes = Gather (table, ids)
+    numbers = Cast <to = 1> (codes)
+    centred = Sub (numbers, zero)
+    scale = Gather (scales, ids)
+    scaling = Unsqueeze (scale, last)
+    scaled = Mul (centred, scaling)
+    rows = Reshape (scaled, row)
+}
+"""
 MASK = "/model/attn_mask_reformat"  # where a model without GroupQueryAttention (fp16 on a CPU) makes its own mask
 
 
@@ -57,6 +76,57 @@ def state_true_shapes(graph: Any) -> None:
     """Without what is said of heads repeated over the past (that they are as long as what is new): onnxruntime, which reuses memory by such
     words, then fails at the second token; without them it finds the shapes itself."""
     keep(graph.value_info, [v for v in graph.value_info if "/repeat_kv/" not in v.name])
+
+
+def share_embedding(folder: Path) -> None:
+    """Where the output layer of an int8 model is the embedding in 8 bits, look words up in it: the builder leaves the embedding in 32 bits
+    besides, which in a small model is as much as all the rest."""
+    import onnx
+
+    model = onnx.load(str(folder / "model.onnx"))
+    graph = model.graph
+    held = {i.name: i for i in graph.initializer}
+    for at, node in enumerate(graph.node):
+        if node.op_type != "Gather" or node.input[0] not in held or len(held[node.input[0]].dims) != 2:
+            continue
+        same = [n for n in graph.node if n.op_type == "MatMulNBits" and _is_rounded(held[node.input[0]], n, held)]
+        if same:
+            table, (ids, (_, codes, scales)) = node.input[0], (node.input[1], same[0].input)
+            found = written(LOOK_UP, {"table": codes, "ids": ids, "scales": scales, "rows": node.output[0]})
+            keep(graph.node, [*graph.node[:at], *found, *graph.node[at + 1 :]])
+            keep(graph.initializer, [i for name, i in held.items() if name != table])
+            (folder / DATA).unlink()  # else what is saved would be put behind what is there
+            onnx.save(model, str(folder / "model.onnx"), save_as_external_data=True, location=DATA)
+            return
+
+
+def _is_rounded(table: Any, product: Any, held: Mapping[str, Any]) -> bool:
+    """Whether a product's matrix is this table in 8 bits around 128, block by block, as far as its first rows tell."""
+    import numpy as np
+    from onnx import numpy_helper
+
+    if {a.name: a.i for a in product.attribute}.get("bits") != 8 or len(product.input) != 3:
+        return False
+    codes, scales = (numpy_helper.to_array(held[name]) for name in product.input[1:])
+    rows, columns = table.dims
+    if scales.dtype != np.float32 or scales.size != codes.size // codes.shape[-1] or codes.size != rows * columns:
+        return False
+    scales = scales.reshape(codes.shape[:-1])[:FIRST, :, None]
+    errors = (codes[:FIRST].astype(np.float32) - 128) * scales - numpy_helper.to_array(table)[:FIRST].reshape(codes[:FIRST].shape)
+    return bool((np.abs(errors) <= np.abs(scales)).all())
+
+
+def written(text: str, outside: Mapping[str, str]) -> list[Any]:
+    """The nodes of a graph in ONNX's own notation, its inputs and outputs called as `outside` says, what lies between them by the name of
+    the last."""
+    from onnx import parser
+
+    found = list(parser.parse_graph(text).node)
+    for node in found:
+        for names in (node.input, node.output):
+            names[:] = [outside.get(name, f"{list(outside.values())[-1]}/{name}") for name in names]
+        node.name = node.output[0]
+    return found
 
 
 def keep(field: Any, kept: list[Any]) -> None:

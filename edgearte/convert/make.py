@@ -76,6 +76,8 @@ class Source:
             made["healing"] = heal.VERSION
         if preset.format == "onnx":
             made["graph"] = graphs.VERSION
+        if preset.type == "int8":
+            made["sharing"] = graphs.SHARING
         if preset.runtime == BROWSER:
             made["browser"] = browser.LAYOUT
         if preset.format == "gguf" and self.description:

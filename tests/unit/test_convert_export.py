@@ -123,6 +123,7 @@ def test_every_preset_passes_every_gate(artifacts: dict[str, Artifact]) -> None:
     assert tiny.gate(artifacts["onnx-fp32"], "logits").evidence["kl"] < 1e-6
     sizes = [artifacts[n].bits_per_weight for n in ("onnx-fp32", "f16", "q8_0", "q4_k_m", "onnx-int4")]
     assert sizes == sorted(sizes, reverse=True)
+    assert artifacts["onnx-int8"].bits_per_weight < 10  # the embedding, too
     plain, browser = artifacts["onnx-int4"], artifacts["onnx-int4-web"]
     assert (browser.types, browser.tensors) == (plain.types, plain.tensors)
     assert browser.bytes < plain.bytes
