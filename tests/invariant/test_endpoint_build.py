@@ -37,7 +37,7 @@ def impatient(teacher: Teacher) -> Address | None:
 
 def made(run: Path) -> dict[str, str]:
     """What the build taught with and what it hands over, by content."""
-    return tiny.hashes(run / "data") | {f"bundle/{path}": found for path, found in tiny.hashes(run / "bundle").items()}
+    return {f"{folder}/{path}": found for folder in ("data", "bundle") for path, found in tiny.hashes(run / folder).items()}
 
 
 def test_failures_change_nothing(
