@@ -14,34 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from edgearte.child import ChildFailed
-from edgearte.convert.graphs import keep, written
+from edgearte.convert.graphs import DATA, keep, look_up
 
 MODEL = "onnx/model_q4.onnx"  # transformers.js finds a model by its dtype, here q4, and its weights beside it under that name and _data
-LAYOUT = "1"  # of what `lay_out` writes
+LAYOUT = "2"  # of what `lay_out` writes
 SETTINGS = {"dtype": "q4", "use_external_data_format": True}  # so that nobody has to say either when loading
-# (code − 8) · scale, two codes a byte, the lower half first; a Reshape keeps the batch and the position.
-LOOK_UP = """
-look_up (uint8[v, n, b] table, int64[i, j] ids, float[v, n] scales) => (float[i, j, k] rows) {
-    alone = Constant <value_ints = [0, 0, -1, 1]> ()
-    halves = Constant <value = uint8[2] {0, 4}> ()
-    half = Constant <value = uint8 {15}> ()
-    blocks = Constant <value_ints = [0, 0, -1, %d]> ()
-    zero = Constant <value = float {8}> ()
-    last = Constant <value_ints = [-1]> ()
-    row = Constant <value_ints = [0, 0, -1]> ()
-    packed = Gather (table, ids)
-    bytes = Reshape (packed, alone)
-    shifted = BitShift <direction = "RIGHT"> (bytes, halves)
-    codes = BitwiseAnd (shifted, half)
-    numbers = Cast <to = 1> (codes)
-    blocked = Reshape (numbers, blocks)
-    centred = Sub (blocked, zero)
-    scale = Gather (scales, ids)
-    scaling = Unsqueeze (scale, last)
-    scaled = Mul (centred, scaling)
-    rows = Reshape (scaled, row)
-}
-"""
 
 
 def lay_out(folder: Path, checkpoint: Path) -> None:
@@ -57,7 +34,7 @@ def lay_out(folder: Path, checkpoint: Path) -> None:
             if entry.key == "location":
                 entry.value = f"{path.name}_data"
     onnx.save(model, str(path))
-    (folder / "model.onnx.data").rename(path.with_name(f"{path.name}_data"))
+    (folder / DATA).rename(path.with_name(f"{path.name}_data"))
     (folder / "model.onnx").unlink()
     genai = json.loads((folder / "genai_config.json").read_text("utf-8"))
     genai["model"]["decoder"]["filename"] = MODEL
@@ -84,7 +61,7 @@ def _for_its_tokenizer(folder: Path) -> None:
 
 
 def look_up_plainly(graph: Any) -> None:
-    """Put the nodes of `LOOK_UP` in the place of each `GatherBlockQuantized`. `ChildFailed` where a table is quantized otherwise than
+    """Put the nodes of `look_up` in the place of each `GatherBlockQuantized`. `ChildFailed` where a table is quantized otherwise than
     uint8, two symmetric 4-bit codes a byte."""
     from onnx import TensorProto
 
@@ -101,7 +78,7 @@ def look_up_plainly(graph: Any) -> None:
         known = (how.get("bits", 4), how.get("gather_axis", 0), kinds.get(table), kinds.get(scales))
         if known != (4, 0, TensorProto.UINT8, TensorProto.FLOAT) or zeros:
             raise ChildFailed("the embedding is quantized in a way that a browser has no kernel for")
-        nodes += written(LOOK_UP % how["block_size"], {"table": table, "ids": ids, "scales": scales, "rows": node.output[0]})
+        nodes += look_up(4, table, scales, ids, node.output[0], how["block_size"])
     gone: set[str] = set()
     for kind in ("Reshape", "Constant"):  # the one that flattened the table has no reader now, and then its shape has none
         read = {o.name for o in graph.output}.union(*(n.input for n in nodes))

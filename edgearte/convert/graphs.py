@@ -9,23 +9,35 @@ from typing import Any
 
 VERSION = 3  # of what is mended
 FIRST = 64  # rows that are looked at
-SHARING = 1  # of how `share_embedding` does it
+SHARING = 2  # of how `share_embedding` does it
 DATA = "model.onnx.data"
-# (code − 128) · scale; a Reshape keeps the batch and the position.
+# (code − middle) · scale, block by block; a Reshape keeps the batch and the position. What makes `codes` [i, j, n, block] is put in.
 LOOK_UP = """
 look_up (uint8[v, n, b] table, int64[i, j] ids, float[v, n] scales) => (float[i, j, k] rows) {
-    zero = Constant <value = float {128}> ()
+    middle = Constant <value = float {%d}> ()
     last = Constant <value_ints = [-1]> ()
     row = Constant <value_ints = [0, 0, -1]> ()
-    codes = Gather (table, ids)
+    %s
     numbers = Cast <to = 1> (codes)
-    centred = Sub (numbers, zero)
+    centred = Sub (numbers, middle)
     scale = Gather (scales, ids)
     scaling = Unsqueeze (scale, last)
     scaled = Mul (centred, scaling)
     rows = Reshape (scaled, row)
 }
 """
+BYTES = "codes = Gather (table, ids)"
+HALVES = """
+    alone = Constant <value_ints = [0, 0, -1, 1]> ()
+    halves = Constant <value = uint8[2] {0, 4}> ()
+    half = Constant <value = uint8 {15}> ()
+    blocks = Constant <value_ints = [0, 0, -1, %d]> ()
+    packed = Gather (table, ids)
+    bytes = Reshape (packed, alone)
+    shifted = BitShift <direction = "RIGHT"> (bytes, halves)
+    single = BitwiseAnd (shifted, half)
+    codes = Reshape (single, blocks)
+"""  # two codes a byte, the lower half first
 MASK = "/model/attn_mask_reformat"  # where a model without GroupQueryAttention (fp16 on a CPU) makes its own mask
 
 
@@ -86,18 +98,17 @@ def share_embedding(folder: Path) -> None:
     model = onnx.load(str(folder / "model.onnx"))
     graph = model.graph
     held = {i.name: i for i in graph.initializer}
-    for at, node in enumerate(graph.node):
-        if node.op_type != "Gather" or node.input[0] not in held or len(held[node.input[0]].dims) != 2:
-            continue
-        same = [n for n in graph.node if n.op_type == "MatMulNBits" and _is_rounded(held[node.input[0]], n, held)]
-        if same:
-            table, (ids, (_, codes, scales)) = node.input[0], (node.input[1], same[0].input)
-            found = written(LOOK_UP, {"table": codes, "ids": ids, "scales": scales, "rows": node.output[0]})
-            keep(graph.node, [*graph.node[:at], *found, *graph.node[at + 1 :]])
-            keep(graph.initializer, [i for name, i in held.items() if name != table])
-            (folder / DATA).unlink()  # else what is saved would be put behind what is there
-            onnx.save(model, str(folder / "model.onnx"), save_as_external_data=True, location=DATA)
-            return
+    tables = [n for n in graph.node if n.op_type == "Gather" and n.input[0] in held and len(held[n.input[0]].dims) == 2]
+    products = [n for n in graph.node if n.op_type == "MatMulNBits"]
+    both = next(((t, p) for t in tables for p in products if _is_rounded(held[t.input[0]], p, held)), None)
+    if both is None:
+        return
+    embedding, (_, codes, scales) = both[0], both[1].input
+    found = look_up(8, codes, scales, embedding.input[1], embedding.output[0])
+    keep(graph.node, [new for node in graph.node for new in (found if node is embedding else [node])])
+    keep(graph.initializer, [i for name, i in held.items() if name != embedding.input[0]])
+    (folder / DATA).unlink()  # else what is saved would be put behind what is there
+    onnx.save(model, str(folder / "model.onnx"), save_as_external_data=True, location=DATA)
 
 
 def _is_rounded(table: Any, product: Any, held: Mapping[str, Any]) -> bool:
@@ -116,17 +127,18 @@ def _is_rounded(table: Any, product: Any, held: Mapping[str, Any]) -> bool:
     return bool((np.abs(errors) <= np.abs(scales)).all())
 
 
-def written(text: str, outside: Mapping[str, str]) -> list[Any]:
-    """The nodes of a graph in ONNX's own notation, its inputs and outputs called as `outside` says, what lies between them by the name of
-    the last."""
+def look_up(bits: int, table: str, scales: str, ids: str, rows: str, block: int = 0) -> list[Any]:
+    """The nodes that look up rows of a table of 8-bit codes around 128, or of 4-bit codes around 8 in blocks of `block`: `table`, `scales`
+    and `ids` are read, `rows` is written, and what lies between them is called after it."""
     from onnx import parser
 
-    found = list(parser.parse_graph(text).node)
-    for node in found:
+    outside = {"table": table, "scales": scales, "ids": ids, "rows": rows}
+    nodes = list(parser.parse_graph(LOOK_UP % (1 << bits - 1, BYTES if bits == 8 else HALVES % block)).node)
+    for node in nodes:
         for names in (node.input, node.output):
-            names[:] = [outside.get(name, f"{list(outside.values())[-1]}/{name}") for name in names]
+            names[:] = [outside.get(name, f"{rows}/{name}") for name in names]
         node.name = node.output[0]
-    return found
+    return nodes
 
 
 def keep(field: Any, kept: list[Any]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgearte.convert.gptq import BLOCK, EVEN, Rounded
+from edgearte.convert.graphs import DATA
 from edgearte.lm.headers import read_gguf
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def into_onnx(folder: Path, rounded: Mapping[str, Rounded]) -> float:
     import torch
 
     graph = onnx.load(str(folder / "model.onnx"), load_external_data=False).graph
-    data = np.memmap(folder / "model.onnx.data", mode="r+", dtype=np.uint8)
+    data = np.memmap(folder / DATA, mode="r+", dtype=np.uint8)
     stored = {i.name: i for i in graph.initializer}
     put = weights = 0
     for node in graph.node:
