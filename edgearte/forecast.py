@@ -218,6 +218,19 @@ def print_forecast(recipe: Recipe, task: Task, runs: Path) -> None:
         f"about {total} in all (within a factor of two), {max(w.memory for w in stages) / GB:.1f} GB of memory at most, "
         f"{disk_needed(recipe, sizes) / GB:.1f} GB of disk of {disk_free(runs) / GB:.1f} GB free"
     )
+    if told := cut_off(recipe):
+        console.print(told)
+
+
+def cut_off(recipe: Recipe) -> str:
+    """What to know of a student that has less room for an answer than those it is taught with, or ""."""
+    room, taught = recipe.measure.max_tokens, recipe.draft.rationale_tokens
+    if room >= taught:
+        return ""
+    return (
+        f"measure.max_tokens: the student may write {room} tokens, and learns from answers of up to {taught} (draft.rationale_tokens); if "
+        "they are that long, it is cut off before its answer, which then counts as wrong"
+    )
 
 
 def _bill(asked: Endpoint, stages: Sequence[Work]) -> str:

@@ -305,7 +305,7 @@ class Measure(Section):
     threads: Count = 0  # 0: as many as the device has cores
     questions: Count = 0  # evaluation questions each artifact answers; 0: all
     shots: tuple[Positive, ...] = ()  # checkpoints are asked without examples, and again with so many seeds shown
-    max_tokens: Positive = 256  # room for an answer, for checkpoints and artifacts alike
+    max_tokens: Positive = 300  # room for an answer, for checkpoints and artifacts alike; as much as draft.rationale_tokens, or more
 
 
 class Recipe(Section):

@@ -125,6 +125,9 @@ def test_validate_foretells_every_stage(run: Path, capsys: pytest.CaptureFixture
     said = " ".join(capsys.readouterr().out.split())
     for stage in ("draft: questions", "prefer", "align", "tailor", "train", "export and measure", "of disk"):
         assert stage in said
+    assert "cut off" not in said
+    assert main(["validate", str(run / "recipe.yaml"), "measure.max_tokens=4", "--runs", str(run.parent)]) == 0
+    assert "may write 4 tokens, and learns from answers of up to 6" in " ".join(capsys.readouterr().out.split())
 
 
 if __name__ == "__main__":
