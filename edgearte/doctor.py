@@ -19,6 +19,7 @@ from json import dumps
 from pathlib import Path
 from typing import Any
 
+from edgearte.child import python
 from edgearte.measure.machine import describe
 
 TIMEOUT = 180  # seconds; importing torch from a cold disk has been seen to take 60
@@ -145,9 +146,9 @@ def examine(name: str) -> Finding:
     missing = [module for module in check.modules if importlib.util.find_spec(module) is None]
     if missing:
         return Finding(check.what, MISSING, f"no {', '.join(missing)}", f"pip install 'edgearte[{check.extra}]'")
+    command, environment = python("edgearte.doctor", [name])
     try:
-        child = subprocess.run([sys.executable, "-m", "edgearte.doctor", name], capture_output=True, text=True,
-                               errors="replace", timeout=TIMEOUT)  # fmt: skip
+        child = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", timeout=TIMEOUT)
     except subprocess.TimeoutExpired:
         return Finding(check.what, BROKEN, f"no answer in {TIMEOUT} s", "run it again on a less busy machine")
     if child.returncode == 0:
