@@ -25,7 +25,8 @@ import numpy as np
 from edgearte.convert import calibrate, converters, imatrix
 from edgearte.convert.make import IMATRIX
 from edgearte.convert.probe import LlamaCpp, compare
-from edgearte.convert.reference import load, write_logprobs
+from edgearte.convert.reference import write_logprobs
+from edgearte.convert.wide import load, widened
 from edgearte.doctor import llama_cmake_args
 from edgearte.files import read_texts
 from edgearte.lm import weights
@@ -108,7 +109,9 @@ def main() -> int:
 
     ids = AutoTokenizer.from_pretrained(source.folder)(judged.read_text("utf-8"))["input_ids"]
     windows = [ids[k : k + CONTEXT - 1] for k in range(0, len(ids) - CONTEXT + 1, CONTEXT)]
-    write_logprobs(load(source.folder), windows, work / "reference.npy", COUNTED)
+    model = load(source.folder)
+    with widened(model):
+        write_logprobs(model, windows, work / "reference.npy", COUNTED)
     base = work / "base.dat"
     said(programs / "llama-perplexity", "-m", f16, "-f", judged, "-c", CONTEXT, "--kl-divergence-base", base)
     print(f"{len(windows)} windows of {CONTEXT} tokens\n{'type':8} same bytes  KL theirs  KL ours  ours/theirs")

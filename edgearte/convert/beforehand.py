@@ -52,9 +52,11 @@ def architectures(format: str) -> tuple[str, ...]:
 
 
 def room(parameters: int, presets: Sequence[Preset], folder: Path) -> list[Problem]:
-    """What a model of so many parameters lacks here: disk in `folder` for its conversions and their copies, memory for the checkpoint in
-    float32, which every artifact is compared with."""
-    return lacking(4.0 * parameters, parameters * sum([2.0, *(2 * PER_WEIGHT.get(p.type, 2.0) for p in presets)]), folder)
+    """What a model of so many parameters lacks here: disk in `folder` for its conversions and their copies, and memory for the checkpoint,
+    which every artifact is compared with; in float32 where it is rounded, or its types chosen, by what its layers meet."""
+    in_full = any(p.calibration == "gptq" or p.type == "mixed" for p in presets)
+    disk = parameters * sum([2.0, *(2 * PER_WEIGHT.get(p.type, 2.0) for p in presets)])
+    return lacking((4.0 if in_full else 3.0) * parameters, disk, folder)
 
 
 def lacking(memory: float, disk: float, folder: Path, advice: str = "") -> list[Problem]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgearte.convert.strings import awkward
+from edgearte.convert.wide import load, widened
 from edgearte.errors import UserError
 
 POSITIONS = 1024  # the standard error of the mean KL is then a few percent of it
@@ -54,7 +55,7 @@ class Reference:
 
 
 def read_reference(checkpoint: Path, texts: Sequence[str], chat: Sequence[str], folder: Path) -> Reference:
-    """Run the checkpoint once for all artifacts, in fp32 on the CPU; large results are written into `folder`."""
+    """Run the checkpoint once for all artifacts on the CPU, its logits in 32 bits; large results are written into `folder`."""
     from transformers import AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(str(checkpoint), local_files_only=True)
@@ -63,9 +64,10 @@ def read_reference(checkpoint: Path, texts: Sequence[str], chat: Sequence[str], 
     windows = _windows(tokenizer, texts)
     model = load(checkpoint)
     logprobs, long_logprobs = folder / "reference.npy", folder / "reference-long.npy"
-    write_logprobs(model, windows, logprobs)
     long = _long(tokenizer, texts, model.config.get_text_config().max_position_embeddings)
-    write_logprobs(model, [long], long_logprobs, LAST)
+    with widened(model):
+        write_logprobs(model, windows, logprobs)
+        write_logprobs(model, [long], long_logprobs, LAST)
     prompts = [tokenizer(p, add_special_tokens=False).input_ids for p in chat[:PROMPTS]]
     return Reference(
         strings=strings,
@@ -159,19 +161,6 @@ def _render(tokenizer: Any, messages: list[dict[str, str]], prompt: bool) -> str
         return None
 
 
-def load(checkpoint: Path) -> Any:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            str(checkpoint), dtype=torch.float32, local_files_only=True, use_safetensors=True
-        )
-    except (OSError, ValueError) as error:
-        raise UserError(f"{checkpoint}: the checkpoint cannot be read: {error}") from error
-    return model.eval()
-
-
 def write_logprobs(model: Any, windows: list[list[int]], path: Path, last: int | None = None) -> None:
     """What the model gives each word at every position of the windows, or the `last` ones of each. On disk, not in memory: 1024
     positions of a vocabulary of 152k are 0.6 GB."""
@@ -180,18 +169,15 @@ def write_logprobs(model: Any, windows: list[list[int]], path: Path, last: int |
 
     shape = (sum(min(last or len(w), len(w)) for w in windows), model.config.get_text_config().vocab_size)
     need, free = 4 * shape[0] * shape[1], shutil.disk_usage(path.parent).free
-    if need > free:  # asked first: writing to a mapped file on a full disk is a signal, not an error
+    if need > free:
         raise UserError(
             f"{path.parent}: the logit gate needs {need / 1e9:.1f} GB for a while, {free / 1e9:.1f} GB are free"
         )
-    out = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-    at = 0
-    with torch.inference_mode():
+    with path.open("wb") as out, torch.inference_mode():
+        np.lib.format.write_array_header_1_0(out, {"descr": "<f4", "fortran_order": False, "shape": shape})
         for ids in windows:
             logits = model(torch.tensor([ids]), use_cache=False, logits_to_keep=min(last or 0, len(ids))).logits[0].float()
-            out[at : at + len(logits)] = torch.log_softmax(logits, dim=-1).numpy()
-            at += len(logits)
-    out.flush()
+            out.write(torch.log_softmax(logits, dim=-1).numpy().data)
 
 
 def _endings(model: Any, prompts: list[list[int]], eos: list[int]) -> list[dict[str, list[int]]]:
