@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,9 @@ from edgearte.convert.gptq import BLOCK, Rounded
 from edgearte.convert.presets import BROWSER, Preset, load_preset
 from edgearte.errors import UserError
 from edgearte.lm.headers import read_gguf
+from edgearte.measure import host
+from edgearte.measure.machine import describe
+from edgearte.measure.suite import load_suite
 from edgearte.store import Store, digest
 
 VERSION = 1
@@ -217,12 +220,28 @@ def _mixed(source: Source, preset: Preset) -> tuple[str, dict[str, str]]:
     keys = {"identity": source.identity, "calibration": how.key, "tools": converters.tools("gguf")}
     held = source.store.tree("sensitivity", MIXING, keys, measured, label="sensitivities") / "options.json"
     found = {n: [mixed.Option(**o) for o in some] for n, some in json.loads(held.read_text("utf-8")).items()}
-    other = preset.budget.get("size_of") or preset.budget.get("kl_of")
+    if "speed_of" in preset.budget:
+        pace = _paces(source, list(found))
+        found = {n: [replace(o, seconds=o.elements * pace[o.type]) for o in some] for n, some in found.items()}
+    other = next((preset.budget[kind] for kind in ("size_of", "kl_of", "speed_of") if kind in preset.budget), None)
     try:
         chosen = mixed.choose(found, **mixed.limits(found, preset.budget, _plain(source, other) if other else None))
     except UserError as error:  # what does not fit is told of this artifact, and the others are made
         raise ChildFailed(str(error)) from error
     return mixed.base(chosen), {name: option.type for name, option in chosen.items()}
+
+
+def _paces(source: Source, names: list[str]) -> dict[str, float]:
+    """Seconds that a weight takes of a decoded token here, by type."""
+
+    def timed(folder: Path) -> None:
+        suite = load_suite("short")
+        found = mixed.speeds(_f16(source), names, folder, lambda p: 1 / host.measure(p, "llama.cpp", suite, name=p.name).decode_tps.median)
+        (folder / "speeds.json").write_text(json.dumps(found), "utf-8")
+
+    keys = {"identity": source.identity, "tools": converters.tools("gguf"), "machine": describe()["cpu"]}
+    held = source.store.tree("speeds", MIXING, keys, timed, label="speeds") / "speeds.json"
+    return {type: float(seconds) for type, seconds in json.loads(held.read_text("utf-8")).items()}
 
 
 def importance(source: Source) -> Path:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,15 @@ NAMED = {"q3_k": "q3_k_m", "q4_k": "q4_k_m", "q5_k": "q5_k_m", "f16": "q8_0"}
 
 @dataclass(frozen=True)
 class Option:
-    """One type for one tensor of `elements` weights: what it costs in nats a position and in bytes. Of a type that the weights came from
-    (`born`) the cost says nothing."""
+    """One type for one tensor of `elements` weights: what it costs in nats a position, in bytes, and where that is asked for in `seconds`
+    of a decoded token. Of a type that the weights came from (`born`) the cost says nothing."""
 
     type: str
     cost: float
     bytes: int
     elements: int
     born: bool = False
+    seconds: float = 0.0
 
     @property
     def bits(self) -> float:
@@ -47,24 +49,41 @@ def options(
     import gguf
 
     exact = {t.name: t for t in gguf.GGUFReader(f16).tensors if t.name in uses}
-    tensors = {name: int(t.shape[0]) for name, t in exact.items()}
-    found: dict[str, list[Option]] = {name: [] for name in tensors}
-    for type in (*BY_32, *BY_256):
-        block = K_BLOCK if type in BY_256 else 32
-        wanted = {name: type for name, row in tensors.items() if row % block == 0}
-        if not wanted:
-            continue
-        path = scratch / "tried.gguf"
-        converters.quantize(f16, path, "q8_0", imatrix, wanted)
+    found: dict[str, list[Option]] = {name: [] for name in exact}
+    for type, wanted, path in _tried(f16, {name: int(t.shape[0]) for name, t in exact.items()}, imatrix, scratch):
         for t in gguf.GGUFReader(path).tensors:
             if t.name in wanted and t.tensor_type.name.lower() == type:
                 error = gguf.dequantize(t.data, t.tensor_type) - gguf.dequantize(exact[t.name].data, exact[t.name].tensor_type)
                 found[t.name].append(Option(type, cost(uses[t.name], error), int(t.n_bytes), int(t.n_elements)))
-        path.unlink()
     marked = {name: _with_birthplace(some) for name, some in found.items() if some}
     return {
         name: [replace(o, cost=o.cost * gains.get(name, 1.0)) if o.type == ROUNDED else o for o in some] for name, some in marked.items()
     }
+
+
+def _tried(f16: Path, rows: Mapping[str, int], imatrix: Path | None, scratch: Path) -> Iterator[tuple[str, dict[str, str], Path]]:
+    """The model in every type: the type, the tensors that take it (by the length of their `rows`; the others are q8_0), and the file,
+    which is gone when the next one is asked for."""
+    path = scratch / "tried.gguf"
+    for type in (*BY_32, *BY_256):
+        block = K_BLOCK if type in BY_256 else 32
+        wanted = {name: type for name, row in rows.items() if row % block == 0}
+        if wanted:
+            converters.quantize(f16, path, "q8_0", imatrix, wanted)
+            yield type, wanted, path
+            path.unlink()
+
+
+def speeds(f16: Path, names: Sequence[str], scratch: Path, token: Callable[[Path], float]) -> dict[str, float]:
+    """Seconds of a decoded token that a weight takes in each type, from the whole model in each: `token` gives the seconds of a file.
+    What no type changes is spread over all weights, and so is the same for every choice of types."""
+    shapes = {name: read_gguf(f16).tensors[name].shape for name in names}
+    elements = {name: prod(shape) for name, shape in shapes.items()}
+    found: dict[str, float] = {}
+    for type, wanted, path in _tried(f16, {name: shape[0] for name, shape in shapes.items()}, None, scratch):
+        others = sum(count for name, count in elements.items() if name not in wanted)
+        found[type] = (token(path) - others * found.get("q8_0", 0.0)) / sum(elements[name] for name in wanted)
+    return found
 
 
 def _with_birthplace(some: Sequence[Option]) -> list[Option]:
@@ -77,8 +96,9 @@ def _with_birthplace(some: Sequence[Option]) -> list[Option]:
 
 
 def limits(found: Mapping[str, Sequence[Option]], budget: Mapping[str, Any], like: Path | None) -> dict[str, float]:
-    """The `bytes` or `nats` that a preset's budget leaves for these tensors: as many as `like` takes of them, a number of bits a weight,
-    as much as `like` is expected to lose, or a number of nats; of nats the budget's own `share`, where it has one."""
+    """The `bytes`, `nats` or `seconds` that a preset's budget leaves for these tensors: as many as `like` takes of them, a number of bits a
+    weight, as much as `like` is expected to lose, a number of nats, or as long as `like` takes; of nats and seconds the budget's own
+    `share`, where it has one."""
     if "bits" in budget:
         return {"bytes": float(budget["bits"]) / 8 * sum(some[0].elements for some in found.values())}
     share = float(budget.get("share", 1))
@@ -90,7 +110,10 @@ def limits(found: Mapping[str, Sequence[Option]], budget: Mapping[str, Any], lik
     taken = {name: header.tensors[name] for name in found}
     if "size_of" in budget:
         return {"bytes": float(sum(t.bytes for t in taken.values()))}
-    return {"nats": share * sum(next(o.cost for o in found[name] if o.type == t.type.lower()) for name, t in taken.items())}
+    same = [next(o for o in found[name] if o.type == t.type.lower()) for name, t in taken.items()]
+    if "speed_of" in budget:
+        return {"seconds": share * sum(o.seconds for o in same)}
+    return {"nats": share * sum(o.cost for o in same)}
 
 
 def base(chosen: Mapping[str, Option]) -> str:
@@ -102,9 +125,9 @@ def base(chosen: Mapping[str, Option]) -> str:
     return NAMED.get(commonest, commonest)
 
 
-def choose(found: Mapping[str, Sequence[Option]], *, bytes: float = 0.0, nats: float = 0.0) -> dict[str, Option]:
-    """The option for each tensor that costs least within so many `bytes` in all, or takes the fewest bytes within so many `nats`: a
-    knapsack with one choice a tensor, none of a type that weights came from. `UserError` where nothing fits."""
+def choose(found: Mapping[str, Sequence[Option]], *, bytes: float = 0.0, nats: float = 0.0, seconds: float = 0.0) -> dict[str, Option]:
+    """The option for each tensor that costs least within so many `bytes` or `seconds` in all, or takes the fewest bytes within so many
+    `nats`: a knapsack with one choice a tensor, none of a type that weights came from. `UserError` where nothing fits."""
     import numpy as np
     from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import block_diag
@@ -113,7 +136,10 @@ def choose(found: Mapping[str, Sequence[Option]], *, bytes: float = 0.0, nats: f
     rows: list[tuple[str, Option]] = [(name, option) for name, some in found.items() for option in some]
     sizes = np.array([o.bytes for _, o in rows], float)
     costs = np.array([o.cost for _, o in rows], float)
-    goal, limited, most = (costs, sizes, bytes) if bytes else (sizes, costs, nats)
+    times = np.array([o.seconds for _, o in rows], float)
+    goal, limited, most, unit = (
+        (costs, sizes, bytes, "bytes") if bytes else (costs, times, seconds, "seconds") if seconds else (sizes, costs, nats, "nats")
+    )
     one_each: Any = block_diag([np.ones((1, len(some))) for some in found.values()])
     scale = limited.max()
     result: Any = milp(
@@ -122,6 +148,6 @@ def choose(found: Mapping[str, Sequence[Option]], *, bytes: float = 0.0, nats: f
         options={"mip_rel_gap": 1e-3, "time_limit": 60},
     )  # fmt: skip
     if result.x is None:
-        least = sum(min(o.bytes if bytes else o.cost for o in some) for some in found.values())
-        raise UserError(f"mixed precision: no choice of types fits {most:g} {'bytes' if bytes else 'nats'}; the least is {least:g}")
+        least = sum(min(x for x, (other, _) in zip(limited, rows, strict=True) if other == name) for name in found)
+        raise UserError(f"mixed precision: no choice of types fits {most:g} {unit}; the least is {least:g}")
     return {rows[k][0]: rows[k][1] for k in np.flatnonzero(result.x > 0.5)}

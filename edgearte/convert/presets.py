@@ -15,9 +15,10 @@ TYPES = {
     "gguf": ("f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0", "iq4_nl", "iq4_xs", "q3_k_m", "q2_k", "mixed"),
     "onnx": ("fp32", "fp16", "int8", "int4", "int4_k"),
 }
-# What a mixed preset may be given: at most the size of another type, or so many bits a weight; or the least size at which it is expected
-# to lose no more than another type, or than so many nats.
-BUDGETS = ("size_of", "bits", "kl_of", "kl")
+# What a mixed preset may be given: at most the size of another type, or so many bits a weight; the least size at which it loses no more
+# than another type, or than so many nats; or at most the time that another type takes for a decoded token on this machine.
+BUDGETS = ("size_of", "bits", "kl_of", "kl", "speed_of")
+CHECKED = ("kl_of", "kl", "speed_of")  # on the real file
 # How a type is calibrated on texts: by llama.cpp's importance matrix, or rounded by GPTQ, which knows these types only.
 CALIBRATIONS = {"gguf": ("none", "imatrix", "gptq"), "onnx": ("none", "gptq")}
 GPTQ = ("q4_0", "iq4_nl", "int4")
@@ -107,7 +108,7 @@ def _budget_mistakes(data: dict[str, Any]) -> list[str]:
         return [f"budget: a mixed type needs one of {', '.join(BUDGETS)}, found {budget!r}"]
     ((kind, value),) = budget.items()
     known = [t for t in TYPES["gguf"] if t != "mixed"]
-    if kind in ("size_of", "kl_of") and value not in known:
+    if kind in ("size_of", "kl_of", "speed_of") and value not in known:
         return [f"budget: {kind} names a type of {', '.join(known)}, found {value!r}"]
     if kind in ("bits", "kl") and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf")):
         return [f"budget: {kind} is a number above 0, found {value!r}"]

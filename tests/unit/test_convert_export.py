@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,11 +26,12 @@ from edgearte.convert import probe
 from edgearte.convert.describe import description
 from edgearte.convert.export import check, export, judged
 from edgearte.convert.gates import batch_gate
-from edgearte.convert.make import Calibration
+from edgearte.convert.make import Calibration, Source
 from edgearte.convert.presets import Preset, load_preset
 from edgearte.convert.reference import WINDOW, Reference, read_reference
 from edgearte.errors import UserError
 from edgearte.lm.headers import read_gguf
+from edgearte.measure import host
 from edgearte.records import Artifact, Gate
 from edgearte.store import Store
 from tests import tiny
@@ -183,6 +185,26 @@ def test_types_are_mixed_within_a_budget(
     nothing = replace(presets[1], name="tiny", budget={"bits": 1})
     (none,) = export(checkpoint, IDENTITY, [nothing], TEXTS, store, chat=prompts, calibration=Calibration("x", tuple(TEXTS)))
     assert "no choice of types fits" in none.failed
+
+
+def test_a_file_that_takes_longer_than_it_may_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token takes twice what was foretold: as much less is allowed, until the real file is as fast as the other."""
+    store, logits = Store(tmp_path), Gate("logits", True, "", {"kl": 0.1})
+
+    def made(_: Source, preset: Preset, *__: Any) -> Artifact:
+        path = store.root / "trees" / f"{preset.name} {preset.budget.get('share', 1.0)}" / "model.gguf"
+        return Artifact(preset.name, "gguf", "llama.cpp", str(path), 10**6, 4.5, {}, gates=(logits,))
+
+    def measure(path: Path, *_: Any, **__: Any) -> Any:
+        name, share = path.parent.name.split()
+        return SimpleNamespace(decode_tps=SimpleNamespace(median=1.0 if name == "q4_0" else 1 / (2 * float(share))))
+
+    monkeypatch.setattr(export_module, "_as_it_is", made)
+    monkeypatch.setattr(host, "measure", measure)
+    fast = replace(load_preset("mixed-small"), name="fast", budget={"speed_of": "q4_0"})
+    found = export_module._artifact(Source(tmp_path, IDENTITY, None, store), fast, {}, lambda: pytest.fail("not needed"))
+    assert found.path.endswith("fast 0.485/model.gguf")
+    assert found.notes == ("a token's time against q4_0's 0.9700, of 1.0000 allowed; as foretold it was 2.0000 in 1.0 MB",)
 
 
 def test_a_second_call_neither_converts_nor_runs_anything(

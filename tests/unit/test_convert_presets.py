@@ -57,7 +57,7 @@ def test_a_users_own_file(tmp_path: Path) -> None:
         ({"type": "int4"}, "type: gguf has no 'int4'; known: f16, bf16, q8_0"),
         ({"calibration": "some"}, "calibration: gguf has no 'some'; known: none, imatrix, gptq"),
         ({"budget": "{bits: 4}"}, "budget: only a mixed type has one"),
-        ({"type": "mixed"}, "budget: a mixed type needs one of size_of, bits, kl_of, kl, found None"),
+        ({"type": "mixed"}, "budget: a mixed type needs one of size_of, bits, kl_of, kl, speed_of, found None"),
         ({"type": "mixed", "budget": "{size_of: q9}"}, "budget: size_of names a type of f16, bf16"),
         ({"type": "mixed", "budget": "{kl: -1}"}, "budget: kl is a number above 0, found -1"),
         ({"type": "mixed", "budget": "{bits: 5}"}, "calibration: a mixed type is chosen by what texts show"),

@@ -94,6 +94,29 @@ def test_a_size_is_spent_where_it_counts(tiny_model: Path, tmp_path: Path) -> No
     assert sum(o.cost for o in same_size.values()) < 0.9 * plain
     same_loss = mixed.choose(found, nats=plain)
     assert sum(o.bytes for o in same_loss.values()) < mixed.limits(found, {"size_of": "q5_0"}, like)["bytes"]
+    slow = {"q5_0": 2.0, "q5_1": 1.0, "q8_0": 4.0}  # a machine on which a type of more bits is faster
+    timed = {name: [replace(o, seconds=o.elements * slow.get(o.type, 9.0)) for o in some] for name, some in found.items()}
+    limit = mixed.limits(timed, {"speed_of": "q5_0", "share": 0.9}, like)
+    same_time = mixed.choose(timed, **limit)
+    assert sum(o.seconds for o in same_time.values()) <= 0.9 * sum(2.0 * o.elements for o in same_time.values()) * (1 + 1e-9)
+    assert max(same_time.values(), key=lambda o: o.elements).type == "q5_1"
+    assert sum(o.cost for o in same_time.values()) < 0.9 * plain
+
+
+def test_the_time_of_a_weight_is_told_from_whole_files(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import gguf
+
+    monkeypatch.setattr(mixed, "BY_32", ("q4_0", "q8_0"))
+    f16, slow = tmp_path / "f16.gguf", {"q4_0": 2.0, "q8_0": 5.0}
+    converters.to_gguf(tiny_model, "0" * 64, f16)
+    names = [t.name for t in gguf.GGUFReader(f16).tensors if len(t.shape) == 2]
+
+    def token(path: Path) -> float:
+        return 1e3 + sum(int(t.n_elements) * slow[t.tensor_type.name.lower()] for t in gguf.GGUFReader(path).tensors if t.name in names)
+
+    found = mixed.speeds(f16, names, tmp_path, token)
+    weights = sum(int(t.n_elements) for t in gguf.GGUFReader(f16).tensors if t.name in names)
+    assert found == pytest.approx({type: slow[type] + 1e3 / weights for type in slow})
 
 
 def test_weights_are_not_rounded_back_to_where_they_came_from() -> None:
