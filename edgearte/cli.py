@@ -88,6 +88,8 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--suite", default="standard", help="a benchmark suite (default: standard)")
     bench.add_argument("--threads", type=int, default=0, help="threads (default: as many as there are cores)")
     bench.add_argument("--json", action="store_true", help="print one JSON record a line")
+    bench.add_argument("--compare", type=Path, metavar="OLD.json",
+                       help="what --json printed before; says what has become worse, and ends with 1 where something has")  # fmt: skip
 
     report = command("report", "make a run's report again from its result.json")
     report.add_argument("run", type=Path, help="a run's folder")
@@ -237,18 +239,26 @@ def _push(args: argparse.Namespace) -> int:
     return push(args.bundle, args.repo, private=args.private, dry_run=args.dry_run)
 
 
-def _bench(args: argparse.Namespace) -> None:
+def _bench(args: argparse.Namespace) -> int:
     import json
     from dataclasses import asdict
 
+    from edgearte.measure import compare
     from edgearte.measure.bench import bench, table
 
+    old = compare.read(args.compare) if args.compare else {}
+    if args.compare and (new := [p.resolve().name for p in args.artifacts if p.resolve().name not in old]):
+        raise UserError(f"{args.compare}: holds no measurement of {', '.join(new)}; it has {', '.join(old)}")
     measurements = bench(args.artifacts, args.suite, args.threads)
+    verdicts = [v for m in measurements if old for v in compare.compare(old[m.artifact], m)]
     if args.json:
-        for measurement in measurements:
-            print(json.dumps(asdict(measurement)))
+        for record in [*map(asdict, measurements), *map(asdict, verdicts)]:
+            print(json.dumps(record))
     else:
         table(measurements)
+        if verdicts:
+            compare.table(verdicts)
+    return int(any(v.verdict == compare.WORSE for v in verdicts))
 
 
 def _report(args: argparse.Namespace) -> None:

@@ -188,3 +188,8 @@ class Measurement:
     new_tokens: int
     threads: int
     machine: dict[str, Any] = field(default_factory=dict)
+
+    def busy(self) -> bool:
+        """Whether other work took a core that these threads needed, as far as the load average before them tells."""
+        load = self.machine.get("load_average")
+        return bool(load and load[0] + self.threads > self.machine.get("logical_cores", 1) + 0.5)

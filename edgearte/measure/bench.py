@@ -58,6 +58,6 @@ def _caption(m: Measurement) -> str:
         f"{machine.get('cpu')}, {machine.get('cores')} cores, {machine.get('memory_bytes', 0) / 1e9:.0f} GB",
         f"load average before: {load[0]}" if load else "",
     ]
-    if load and load[0] + m.threads > machine.get("logical_cores", 1) + 0.5:
+    if m.busy():
         parts.append("other work was running: these figures are lower than the machine's best")
     return "; ".join(p for p in parts if p)

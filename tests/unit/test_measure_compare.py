@@ -1,0 +1,98 @@
+"""Measurements against earlier ones: a change is called one only where noise does not explain it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgearte import cli
+from edgearte.errors import UserError
+from edgearte.measure import bench, compare
+from edgearte.records import Measurement, Spread
+
+QUIET = {"cpu": "a CPU", "cores": 4, "logical_cores": 4, "load_average": [0.1, 0.1, 0.1], "governor": "performance"}
+FIGURES = ("load", "first token", "prefill", "decode", "peak memory", "file")
+
+
+def spread(median: float, noise: float = 0.01, runs: int = 5) -> Spread:
+    return Spread(median, median * (1 - noise), median * (1 + noise), runs)
+
+
+def measurement(**changes: Any) -> Measurement:
+    usual = Measurement("model.gguf", "local", "standard", spread(0.5), spread(0.2), spread(300), spread(40), 0.02, 0.03, 0.04,
+                        10**9, 10**8, 512, 128, 4, QUIET)  # fmt: skip
+    return replace(usual, **changes)
+
+
+def verdicts(old: Measurement, new: Measurement) -> dict[str, str]:
+    return {v.figure: v.verdict for v in compare.compare(old, new)}
+
+
+def test_what_is_measured_again_is_alike() -> None:
+    assert verdicts(measurement(), measurement(decode_tps=spread(39.5), load_s=spread(0.505))) == dict.fromkeys(FIGURES, "alike")
+
+
+def test_slower_larger_and_faster_are_told_apart() -> None:
+    new = measurement(decode_tps=spread(30), prefill_tps=spread(400), peak_memory_bytes=2 * 10**9)
+    found = compare.compare(measurement(), new)
+    told = {v.figure: (v.verdict, round(v.ratio, 2)) for v in found}
+    assert told["decode"] == ("worse", 1.33)  # a token takes a third longer
+    assert told["prefill"] == ("better", 0.75)
+    assert told["peak memory"] == ("worse", 2.0)
+    assert told["first token"] == told["load"] == told["file"] == ("alike", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ({}, {"decode_tps": spread(36, 0.2)}, "the runs of both overlap"),
+        ({"decode_tps": spread(40, runs=3)}, {"decode_tps": spread(30, runs=3)}, "3 and 3 runs are too few"),
+        ({}, {"decode_tps": spread(30), "machine": QUIET | {"load_average": [3.0]}}, "other work was running now"),
+        ({"threads": 2}, {"decode_tps": spread(30)}, "measured otherwise then: threads 2, now 4"),
+        ({"machine": QUIET | {"cpu": "another"}}, {"decode_tps": spread(30)}, "measured otherwise then: cpu 'another', now 'a CPU'"),
+    ],
+)
+def test_what_noise_may_explain_is_no_change(old: dict[str, Any], new: dict[str, Any], why: str) -> None:
+    (found,) = (v for v in compare.compare(measurement(**old), measurement(**new)) if v.figure == "decode")
+    assert (found.verdict, found.why) == ("unsure", why)
+
+
+@pytest.mark.parametrize(("decode", "code"), [(40.0, 0), (30.0, 1), (50.0, 0)])
+def test_bench_ends_with_1_where_something_became_worse(
+    decode: float, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "bench", lambda *_: [measurement(decode_tps=spread(decode))])
+    old = tmp_path / "old.json"
+    old.write_text(json.dumps(asdict(measurement())) + "\n")
+    asked = ["bench", str(tmp_path / "model.gguf"), "--compare", str(old)]
+    assert cli.main(asked) == code
+    assert ("worse" in capsys.readouterr().out) == bool(code)
+    assert cli.main([*asked, "--json"]) == code
+    said = capsys.readouterr().out
+    first, *told = map(json.loads, said.splitlines())
+    (tmp_path / "again.json").write_text(said)
+    assert compare.read(tmp_path / "again.json") == {"model.gguf": measurement(decode_tps=spread(decode))}
+    assert first["artifact"] == "model.gguf"
+    assert [v["figure"] for v in told] == list(FIGURES)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"artifact": "model.gguf"}', "\x00"])
+def test_what_is_no_measurement_is_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "old.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"old\.json.*(holds no measurement|no record of edgearte bench --json)"):
+        compare.read(path)
+
+
+def test_an_artifact_that_was_not_measured_then_is_told_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "bench", lambda *_: pytest.fail("measured"))
+    old = tmp_path / "old.json"
+    old.write_text(json.dumps(asdict(measurement())) + "\n")
+    assert cli.main(["bench", "other.gguf", "--compare", str(old)]) == 2
+    assert "holds no measurement of other.gguf; it has model.gguf" in capsys.readouterr().err
