@@ -17,7 +17,7 @@ quickstart: .venv/installed
 test: .venv/installed-dev
 	$(BIN)/ruff check
 	$(BIN)/mypy
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 doctor: .venv/installed
 	$(BIN)/edgearte doctor
