@@ -88,6 +88,7 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--suite", default="standard", help="a benchmark suite (default: standard)")
     bench.add_argument("--threads", type=int, default=0, help="threads (default: as many as there are cores)")
     bench.add_argument("--json", action="store_true", help="print one JSON record a line")
+    bench.add_argument("--out", type=Path, metavar="FILE", help="write it too, as the file's name ends: .json, .md or .html")
     bench.add_argument("--compare", type=Path, metavar="OLD.json",
                        help="what --json printed before; says what has become worse, and ends with 1 where something has")  # fmt: skip
 
@@ -240,20 +241,21 @@ def _push(args: argparse.Namespace) -> int:
 
 
 def _bench(args: argparse.Namespace) -> int:
-    import json
-    from dataclasses import asdict
-
     from edgearte.measure import compare
     from edgearte.measure.bench import bench, table
+    from edgearte.report import bench as report
 
+    if args.out:
+        report.check(args.out)
     old = compare.read(args.compare) if args.compare else {}
     if args.compare and (new := [p.resolve().name for p in args.artifacts if p.resolve().name not in old]):
         raise UserError(f"{args.compare}: holds no measurement of {', '.join(new)}; it has {', '.join(old)}")
     measurements = bench(args.artifacts, args.suite, args.threads)
     verdicts = [v for m in measurements if old for v in compare.compare(old[m.artifact], m)]
+    if args.out:
+        report.write(args.out, measurements, verdicts)
     if args.json:
-        for record in [*map(asdict, measurements), *map(asdict, verdicts)]:
-            print(json.dumps(record))
+        print(report.records(measurements, verdicts), end="")
     else:
         table(measurements)
         if verdicts:

@@ -11,6 +11,8 @@ from edgearte.measure.machine import detect_runtime
 from edgearte.measure.suite import load_suite
 from edgearte.records import Measurement
 
+HEADINGS = ("artifact", "MB", "peak MB", "load s", "first s", "prefill/s", "decode/s", "±", "p50 ms", "p90", "p99")
+
 
 def bench(paths: Sequence[Path], suite_name: str, threads: int = 0) -> list[Measurement]:
     """One measurement per artifact, one after the other. All paths are checked before the first is measured."""
@@ -22,34 +24,40 @@ def bench(paths: Sequence[Path], suite_name: str, threads: int = 0) -> list[Meas
     ]
 
 
+def cells(m: Measurement) -> list[str]:
+    """A measurement under `HEADINGS`: medians. `±` is half of what lies between the slowest and the fastest run, of the median: where it is
+    large, measure again on a quieter machine."""
+    half = (m.decode_tps.high - m.decode_tps.low) / 2 / m.decode_tps.median
+    gaps = (m.inter_token_p50_s, m.inter_token_p90_s, m.inter_token_p99_s)
+    return [
+        m.artifact,
+        f"{m.file_bytes / 1e6:.0f}",
+        f"{m.peak_memory_bytes / 1e6:.0f}",
+        f"{m.load_s.median:.2f}",
+        f"{m.first_token_s.median:.3f}",
+        f"{m.prefill_tps.median:.0f}",
+        f"{m.decode_tps.median:.1f}",
+        f"{half:.0%}",
+        *(f"{1000 * gap:.1f}" for gap in gaps),
+    ]
+
+
 def table(measurements: Sequence[Measurement]) -> None:
-    """Print the measurements as a table of medians, the machine below it. `±` is half of what lies between the slowest
-    and the fastest run, of the median: where it is large, measure again on a quieter machine."""
+    """Print the measurements as a table, the machine below it."""
     from rich.console import Console
     from rich.table import Table
 
-    result = Table(caption=_caption(measurements[0]) if measurements else None, caption_justify="left")
-    result.add_column("artifact", overflow="fold")
-    for heading in ("MB", "peak MB", "load s", "first s", "prefill/s", "decode/s", "±", "p50 ms", "p90", "p99"):
+    result = Table(caption=caption(measurements[0]) if measurements else None, caption_justify="left")
+    result.add_column(HEADINGS[0], overflow="fold")
+    for heading in HEADINGS[1:]:
         result.add_column(heading, justify="right")
     for m in measurements:
-        half = (m.decode_tps.high - m.decode_tps.low) / 2 / m.decode_tps.median
-        gaps = (m.inter_token_p50_s, m.inter_token_p90_s, m.inter_token_p99_s)
-        result.add_row(
-            m.artifact,
-            f"{m.file_bytes / 1e6:.0f}",
-            f"{m.peak_memory_bytes / 1e6:.0f}",
-            f"{m.load_s.median:.2f}",
-            f"{m.first_token_s.median:.3f}",
-            f"{m.prefill_tps.median:.0f}",
-            f"{m.decode_tps.median:.1f}",
-            f"{half:.0%}",
-            *(f"{1000 * gap:.1f}" for gap in gaps),
-        )
+        result.add_row(*cells(m))
     Console(width=None if sys.stdout.isatty() else 120).print(result)
 
 
-def _caption(m: Measurement) -> str:
+def caption(m: Measurement) -> str:
+    """What the figures of a table depend on, in a line."""
     machine = m.machine
     load = machine.get("load_average")
     parts = [

@@ -16,6 +16,7 @@ CHANCE = 0.05
 SAME = ("device", "suite", "prompt_tokens", "new_tokens", "threads")
 MACHINE = ("cpu", "cores", "features", "governor", "llama-cpp-python", "onnxruntime-genai")
 SPEEDS = {"load": "load_s", "first token": "first_token_s", "prefill": "prefill_tps", "decode": "decode_tps"}
+HEADINGS = ("artifact", "figure", "against then", "verdict")
 WORSE, BETTER, ALIKE, UNSURE = "worse", "better", "alike", "unsure"
 
 
@@ -84,12 +85,17 @@ def _inverse(rate: Spread) -> Spread:
     return Spread(1 / rate.median, 1 / rate.high, 1 / rate.low, rate.runs)
 
 
+def cells(v: Verdict) -> list[str]:
+    """A verdict under `HEADINGS`."""
+    return [v.artifact, v.figure, f"{v.ratio:.2f} ×", v.verdict + (f": {v.why}" if v.why else "")]
+
+
 def table(verdicts: Sequence[Verdict]) -> None:
     """Print the verdicts, a line an artifact and figure."""
     from rich.console import Console
     from rich.table import Table
 
-    result = Table("artifact", "figure", "against then", "verdict", box=None, pad_edge=False)
+    result = Table(*HEADINGS, box=None, pad_edge=False)
     for v in verdicts:
-        result.add_row(v.artifact, v.figure, f"{v.ratio:.2f} ×", v.verdict + (f": {v.why}" if v.why else ""))
+        result.add_row(*cells(v))
     Console(width=None if sys.stdout.isatty() else 120).print(result)

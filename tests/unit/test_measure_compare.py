@@ -80,6 +80,28 @@ def test_bench_ends_with_1_where_something_became_worse(
     assert [v["figure"] for v in told] == list(FIGURES)
 
 
+def test_what_is_measured_is_kept_in_every_form(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "a|b<c>.gguf"
+    monkeypatch.setattr(bench, "bench", lambda *_: [measurement(artifact=name, decode_tps=spread(30))])
+    old, asked = tmp_path / "old.json", ["bench", name, "--compare", str(tmp_path / "old.json"), "--out"]
+    old.write_text(json.dumps(asdict(measurement(artifact=name))) + "\n")
+    for form in ("json", "md", "html"):
+        assert cli.main([*asked, str(tmp_path / f"new.{form}")]) == 1
+    assert compare.read(tmp_path / "new.json")[name].decode_tps.median == 30
+    page = (tmp_path / "new.md").read_text("utf-8")
+    assert "| a\\|b<c>.gguf | 100 | 1000 | 0.50 |" in page
+    assert "| a\\|b<c>.gguf | decode | 1.33 × | worse |" in page
+    html = (tmp_path / "new.html").read_text("utf-8")
+    assert "a|b&lt;c&gt;.gguf" in html
+    assert "<c>" not in html
+    capsys.readouterr()
+    for out, why in (("new.txt", "ends in .json, .md, .html"), ("nowhere/new.md", "there is no folder")):
+        assert cli.main([*asked, str(tmp_path / out)]) == 2
+        assert why in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"artifact": "model.gguf"}', "\x00"])
 def test_what_is_no_measurement_is_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "old.json"
