@@ -248,7 +248,7 @@ def _bench(args: argparse.Namespace) -> int:
     if args.out:
         report.check(args.out)
     old = compare.read(args.compare) if args.compare else {}
-    if args.compare and (new := [p.resolve().name for p in args.artifacts if p.resolve().name not in old]):
+    if old and (new := [name for name in (path.resolve().name for path in args.artifacts) if name not in old]):
         raise UserError(f"{args.compare}: holds no measurement of {', '.join(new)}; it has {', '.join(old)}")
     measurements = bench(args.artifacts, args.suite, args.threads)
     verdicts = [v for m in measurements if old for v in compare.compare(old[m.artifact], m)]

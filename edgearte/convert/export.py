@@ -90,8 +90,12 @@ def _within(source: Source, preset: Preset, made: Artifact, conditions: dict[str
     other = None if kind == "kl" else _artifact(source, load_preset(value), conditions, reference)
     allowed: float | None = value if other is None else 1.0 if kind == "speed_of" else other.distance()
     share, story = 1.0, []
+
+    def measured() -> float | None:
+        return _time(source, made, other) if other and kind == "speed_of" else made.distance()
+
     for _ in range(TRIES):
-        found = _time(source, made, other) if other and kind == "speed_of" else made.distance()
+        found = measured()
         if found is None or allowed is None or found <= allowed:
             break
         story.append(f"{found:.4f} in {made.bytes / 1e6:.1f} MB")
@@ -102,9 +106,8 @@ def _within(source: Source, preset: Preset, made: Artifact, conditions: dict[str
         made = tighter
     if not story:
         return made
-    found = _time(source, made, other) if other and kind == "speed_of" else made.distance()
     what = f"a token's time against {value}'s" if kind == "speed_of" else "KL"
-    told = f"{what} {found:.4f}, of {allowed:.4f} allowed; as foretold it was {', then '.join(story)}"
+    told = f"{what} {measured():.4f}, of {allowed:.4f} allowed; as foretold it was {', then '.join(story)}"
     return replace(made, notes=(*made.notes, told))
 
 

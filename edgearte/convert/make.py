@@ -24,7 +24,7 @@ from edgearte.convert import (
 )
 from edgearte.convert.describe import Description
 from edgearte.convert.gptq import BLOCK, Rounded
-from edgearte.convert.presets import BROWSER, Preset, load_preset
+from edgearte.convert.presets import BROWSER, OF_ANOTHER, Preset, load_preset
 from edgearte.errors import UserError
 from edgearte.lm.headers import read_gguf
 from edgearte.measure import host
@@ -223,7 +223,7 @@ def _mixed(source: Source, preset: Preset) -> tuple[str, dict[str, str]]:
     if "speed_of" in preset.budget:
         pace = _paces(source, list(found))
         found = {n: [replace(o, seconds=o.elements * pace[o.type]) for o in some] for n, some in found.items()}
-    other = next((preset.budget[kind] for kind in ("size_of", "kl_of", "speed_of") if kind in preset.budget), None)
+    other = next((preset.budget[kind] for kind in OF_ANOTHER if kind in preset.budget), None)
     try:
         chosen = mixed.choose(found, **mixed.limits(found, preset.budget, _plain(source, other) if other else None))
     except UserError as error:  # what does not fit is told of this artifact, and the others are made

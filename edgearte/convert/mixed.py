@@ -125,21 +125,19 @@ def base(chosen: Mapping[str, Option]) -> str:
     return NAMED.get(commonest, commonest)
 
 
-def choose(found: Mapping[str, Sequence[Option]], *, bytes: float = 0.0, nats: float = 0.0, seconds: float = 0.0) -> dict[str, Option]:
+def choose(found: Mapping[str, Sequence[Option]], **limit: float) -> dict[str, Option]:
     """The option for each tensor that costs least within so many `bytes` or `seconds` in all, or takes the fewest bytes within so many
-    `nats`: a knapsack with one choice a tensor, none of a type that weights came from. `UserError` where nothing fits."""
+    `nats`, whichever the limit is: a knapsack with one choice a tensor, none of a type that weights came from. `UserError` where nothing
+    fits."""
     import numpy as np
     from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import block_diag
 
     found = {name: [option for option in some if not option.born] for name, some in found.items()}
     rows: list[tuple[str, Option]] = [(name, option) for name, some in found.items() for option in some]
-    sizes = np.array([o.bytes for _, o in rows], float)
-    costs = np.array([o.cost for _, o in rows], float)
-    times = np.array([o.seconds for _, o in rows], float)
-    goal, limited, most, unit = (
-        (costs, sizes, bytes, "bytes") if bytes else (costs, times, seconds, "seconds") if seconds else (sizes, costs, nats, "nats")
-    )
+    ((unit, most),) = limit.items()
+    columns = {"bytes": [o.bytes for _, o in rows], "nats": [o.cost for _, o in rows], "seconds": [o.seconds for _, o in rows]}
+    goal, limited = (np.array(columns[c], float) for c in ("bytes" if unit == "nats" else "nats", unit))
     one_each: Any = block_diag([np.ones((1, len(some))) for some in found.values()])
     scale = limited.max()
     result: Any = milp(

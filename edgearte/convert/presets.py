@@ -18,6 +18,7 @@ TYPES = {
 # What a mixed preset may be given: at most the size of another type, or so many bits a weight; the least size at which it loses no more
 # than another type, or than so many nats; or at most the time that another type takes for a decoded token on this machine.
 BUDGETS = ("size_of", "bits", "kl_of", "kl", "speed_of")
+OF_ANOTHER = ("size_of", "kl_of", "speed_of")  # named by a type
 CHECKED = ("kl_of", "kl", "speed_of")  # on the real file
 # How a type is calibrated on texts: by llama.cpp's importance matrix, or rounded by GPTQ, which knows these types only.
 CALIBRATIONS = {"gguf": ("none", "imatrix", "gptq"), "onnx": ("none", "gptq")}
@@ -108,7 +109,7 @@ def _budget_mistakes(data: dict[str, Any]) -> list[str]:
         return [f"budget: a mixed type needs one of {', '.join(BUDGETS)}, found {budget!r}"]
     ((kind, value),) = budget.items()
     known = [t for t in TYPES["gguf"] if t != "mixed"]
-    if kind in ("size_of", "kl_of", "speed_of") and value not in known:
+    if kind in OF_ANOTHER and value not in known:
         return [f"budget: {kind} names a type of {', '.join(known)}, found {value!r}"]
     if kind in ("bits", "kl") and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf")):
         return [f"budget: {kind} is a number above 0, found {value!r}"]

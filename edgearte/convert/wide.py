@@ -14,11 +14,13 @@ from edgearte.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+Stored = dict["torch.nn.Module", dict[str, "torch.Tensor"]]  # weights that are widened for now, as they were
 ROWS = 16_384  # of a matrix, widened at once: an output layer has ten times as many
 
 
 def load(checkpoint: Path) -> Any:
     """A causal LM of a folder, weights as stored; `UserError` where it cannot be read."""
+    import torch
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
 
@@ -27,8 +29,6 @@ def load(checkpoint: Path) -> Any:
     except (OSError, ValueError) as error:
         raise UserError(f"{checkpoint}: the checkpoint cannot be read: {error}") from error
     # What is computed from the configuration (turns of positions, Gemma's scale of words) was rounded to the weights' type on the way.
-    import torch
-
     with init_empty_weights(include_buffers=False):
         exact = type(model)._from_config(model.config, dtype=torch.float32)
     stored = model.state_dict().keys()
@@ -44,6 +44,7 @@ def widened(model: Any) -> Iterator[None]:
     """Within, every module widens its weights to 32 bits as it uses them, and so computes in 32 bits throughout."""
     import torch
 
+    stored: Stored = {}
     with ExitStack() as undo:
         for module in model.modules():
             own = [p for p in module._parameters.values() if p is not None and p.is_floating_point()]
@@ -53,8 +54,8 @@ def widened(model: Any) -> Iterator[None]:
                 module.forward = partial(_linear if type(module) is torch.nn.Linear else _embedding, module)
                 undo.callback(delattr, module, "forward")
             else:
-                undo.callback(module.register_forward_pre_hook(_widen).remove)
-                undo.callback(module.register_forward_hook(_narrow, always_call=True).remove)
+                undo.callback(module.register_forward_pre_hook(partial(_widen, stored)).remove)
+                undo.callback(module.register_forward_hook(partial(_narrow, stored), always_call=True).remove)
         yield
 
 
@@ -78,12 +79,12 @@ def _embedding(layer: torch.nn.Embedding, ids: torch.Tensor) -> torch.Tensor:
     return functional.embedding(ids, layer.weight).float()
 
 
-def _widen(module: torch.nn.Module, _: Any) -> None:
-    module.stored = {name: p.data for name, p in module._parameters.items() if p is not None}  # type: ignore[assignment]
-    for name, data in module.stored.items():  # type: ignore[operator, union-attr]
+def _widen(stored: Stored, module: torch.nn.Module, _: Any) -> None:
+    stored[module] = {name: p.data for name, p in module._parameters.items() if p is not None}
+    for name, data in stored[module].items():
         getattr(module, name).data = data.float()
 
 
-def _narrow(module: torch.nn.Module, *_: Any) -> None:
-    for name, data in module.__dict__.pop("stored").items():
+def _narrow(stored: Stored, module: torch.nn.Module, *_: Any) -> None:
+    for name, data in stored.pop(module).items():
         getattr(module, name).data = data

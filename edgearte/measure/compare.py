@@ -50,8 +50,9 @@ def read(path: Path) -> dict[str, Measurement]:
 
 def compare(old: Measurement, new: Measurement) -> list[Verdict]:
     """A verdict on every figure; where the two were not measured alike, on the file's size alone."""
-    doubts = [f"{name} {getattr(old, name)!r}, now {getattr(new, name)!r}" for name in SAME if getattr(old, name) != getattr(new, name)]
-    doubts += [f"{k} {old.machine.get(k)!r}, now {new.machine.get(k)!r}" for k in MACHINE if old.machine.get(k) != new.machine.get(k)]
+    both = {name: (getattr(old, name), getattr(new, name)) for name in SAME}
+    both |= {name: (old.machine.get(name), new.machine.get(name)) for name in MACHINE}
+    doubts = [f"{name} {then!r}, now {now!r}" for name, (then, now) in both.items() if then != now]
     why = f"measured otherwise then: {'; '.join(doubts)}" if doubts else ""
     busy = [when for when, m in (("then", old), ("now", new)) if m.busy()]
     found = []
