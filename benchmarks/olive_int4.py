@@ -103,7 +103,7 @@ class Job:
 
 def of_build(run: Path) -> Job:
     """What a finished build taught its student with and asked it, from its recipe and store."""
-    from edgearte import steps
+    from edgearte import delivery, steps
     from edgearte.loop import arte, with_assistant
     from edgearte.setup import opened
 
@@ -116,7 +116,7 @@ def of_build(run: Path) -> Job:
         answers = steps.answers(setup, folder, lesson.best)
         model = steps.student(setup, folder)
         asked = tuple(setup.asked(a.question.input) for a in answers)
-        chat = rendered(model, asked[: steps.GATE_TEXTS])
+        chat = rendered(model, asked[: delivery.GATE_TEXTS])
         return Job(
             checkpoint=folder,
             calibration=tuple(prompt + answer for prompt, answer in steps.as_read(setup, model, lesson.sets[lesson.best]).values()),

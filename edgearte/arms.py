@@ -213,7 +213,7 @@ def _selected(setup: Setup, asked: PreferenceSet, arm: str) -> tuple[Example, ..
     if arm != RANDOM:
         reader = steps.student(setup, setup.student.folder)
         scorer = "naturalness" if arm == GRAPE else ""
-        scores = rationale_scores(steps.preferences(setup, reader, drafts, asked, scorer).preferences)
+        scores = rationale_scores(steps.preferences(setup, reader, reader.folder, drafts, asked, scorer).preferences)
         reader.release()
     return tailor.chosen(drafts, _choice(setup, drafts, scores, arm))
 

@@ -36,9 +36,22 @@ def build(recipe_path: Path, overrides: list[str], runs: Path) -> Result:
         if recipe.on_policy.when != "never":
             _shared_tokenizer(student.folder, teacher.folder)
         room(recipe, task, _sizes(setup), runs)
+        _refuse_the_impossible(setup)
         if refused := unknown(student.folder, [load_preset(name).format for name in recipe.export.presets]):
             raise UserError([Problem(f"student.model, for export.presets: {why}") for why in refused.values()])
         return _build(setup, run, key)
+
+
+def _refuse_the_impossible(setup: Setup) -> None:
+    """`UserError` where no artifact of the student can meet a device's budget, as far as can be foretold: before hours are spent."""
+    from edgearte.destination import destinations, foretold, impossible
+
+    recipe = setup.recipe
+    if recipe.devices:
+        to = destinations(recipe)
+        guessed = foretold(setup.student.folder, [*recipe.export.presets, *recipe.close.cures], to, recipe, setup.store)
+        if problems := impossible(to, guessed, setup.student.parameters):
+            raise UserError(problems)
 
 
 def _sizes(setup: Setup) -> Sizes:
@@ -59,9 +72,10 @@ def _build(setup: Setup, run: Path, key: str) -> Result:
     found = loop.run(setup)
     result = outcome.result(found, setup.store.ledger, run / "bundle")
     _write_data(run / "data", found)
-    if any(not a.failed for a in found.artifacts):
+    delivered = found.turn.delivered
+    if any(not a.failed for a in delivered.artifacts):
         write_bundle(
-            run / "bundle", name=setup.recipe.name, checkpoint=found.taught[found.lesson.best], artifacts=found.artifacts,
+            run / "bundle", name=setup.recipe.name, checkpoint=delivered.student.folder, artifacts=delivered.artifacts,
             card=outcome.card(found, result),
             lineage=[vars(step) for step in result.lineage],
         )  # fmt: skip
@@ -93,8 +107,10 @@ def _finished(run: Path, key: str) -> Result | None:
 
 def _catalogued(recipe: Recipe) -> dict[str, Any]:
     """The catalogue entries a recipe names, by content: editing one makes another build."""
-    presets = {name: catalogue.load("export", name) for name in recipe.export.presets}
-    return {"export": presets, "suite": catalogue.load("benchmarks", recipe.measure.suite)}
+    named = dict.fromkeys([*recipe.export.presets, *(recipe.close.cures if recipe.devices else ())])
+    presets = {name: catalogue.load("export", name) for name in named}
+    devices = {name: catalogue.load("devices", name) for name in recipe.devices}
+    return {"export": presets, "suite": catalogue.load("benchmarks", recipe.measure.suite), **({"devices": devices} if devices else {})}
 
 
 def _write_data(folder: Path, found: Found) -> None:

@@ -7,6 +7,7 @@ named by its path.
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,17 @@ def folder(kind: str) -> Path:
     return installed if installed.is_dir() else PACKAGE.parent / kind
 
 
+def own_devices() -> Path:
+    """Where a user's own device profiles lie."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "edgearte" / "devices"
+
+
 def names(kind: str) -> list[str]:
     """The names in one catalogue, sorted."""
     if kind == "recipes":
         return sorted(p.parent.name for p in folder(kind).glob("*/recipe.yaml"))
-    return sorted(p.stem for p in folder(kind).glob("*.yaml"))
+    own = own_devices().glob("*.yaml") if kind == "devices" else ()
+    return sorted({p.stem for p in (*folder(kind).glob("*.yaml"), *own)})
 
 
 def find(kind: str, name: str) -> Path:
@@ -40,6 +47,8 @@ def find(kind: str, name: str) -> Path:
             return own
         raise UserError(f"{name}: no such file")
     path = folder(kind) / name / "recipe.yaml" if kind == "recipes" else folder(kind) / f"{name}.yaml"
+    if kind == "devices" and (mine := own_devices() / f"{name}.yaml").is_file():
+        return mine
     if path.is_file():
         return path
     known = names(kind)

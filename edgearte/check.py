@@ -6,6 +6,7 @@ from pathlib import Path
 
 from edgearte import catalogue
 from edgearte.convert.presets import load_preset
+from edgearte.destination import destinations
 from edgearte.errors import Problem, UserError
 from edgearte.files import read_texts
 from edgearte.lm import endpoint, weights
@@ -29,7 +30,8 @@ def check(recipe: Recipe, task: Task) -> None:
         for p in weights.check(model, revision=revision)
     ]
     problems += _endpoint_problems(recipe)
-    for kind, names in (("export", recipe.export.presets), ("benchmarks", (recipe.measure.suite,))):
+    presets = dict.fromkeys((*recipe.export.presets, *(recipe.close.cures if recipe.devices else ())))
+    for kind, names in (("export", presets), ("benchmarks", (recipe.measure.suite,))):
         for name in names:
             try:
                 load_preset(name) if kind == "export" else catalogue.load(kind, name)
@@ -40,6 +42,7 @@ def check(recipe: Recipe, task: Task) -> None:
             read_texts(Path(recipe.export.general.file))
         except UserError as error:
             problems += [Problem(f"export.general.file: {p.message}") for p in error.problems]
+    problems += _device_problems(recipe, task)
     problems += _assist_problems(recipe, task)
     problems += _seed_problems(recipe, task)
     if recipe.teacher.style == "continuation" and not any(q.rationale for q in task.seeds):
@@ -56,6 +59,22 @@ def check(recipe: Recipe, task: Task) -> None:
         )
     if problems:
         raise UserError(problems)
+
+
+def _device_problems(recipe: Recipe, task: Task) -> list[Problem]:
+    """What is wrong with the devices a recipe is for, whether they answer or not."""
+    if not recipe.devices:
+        return []
+    problems = []
+    if not task.development and any(limits.accuracy for limits in recipe.devices.values()):
+        problems.append(
+            Problem("task.development: a device's accuracy is decided on questions of their own; the evaluation set only reports")
+        )
+    try:
+        destinations(recipe)
+    except UserError as error:
+        problems += error.problems
+    return problems
 
 
 def _seed_problems(recipe: Recipe, task: Task) -> list[Problem]:

@@ -81,10 +81,21 @@ def parser() -> argparse.ArgumentParser:
     push.add_argument("--private", action="store_true", help="make it a private one")
     push.add_argument("--dry-run", action="store_true", help="show what would go, and send nothing")
 
-    bench = command("bench", "measure artifacts on this machine")
+    device = command("device", "add a device, set an emulated one up, or remove what was put onto one")
+    doing = device.add_subparsers(dest="doing", required=True, metavar="ACTION")
+    add = doing.add_parser("add", help="ask for a device, probe it, and write its profile")
+    for option, about in (("name", "what to call it"), ("reach", "ssh or adb"), ("address", "user@host[:port], or adb's serial number"),
+                          ("identity", "the file of a private key")):  # fmt: skip
+        add.add_argument(f"--{option}", default="", help=f"{about} (asked where it is not given)")
+    for action, about in (("setup", "make the root file system of an emulated device"), ("clean", "remove what was put onto a device")):
+        doing.add_parser(action, help=about).add_argument("name")
+
+    bench = command("bench", "measure artifacts on this machine, or on devices")
     bench.add_argument(
         "artifacts", nargs="+", type=Path, metavar="ARTIFACT", help="a .gguf file or a folder with genai_config.json"
     )
+    bench.add_argument("--device", action="append", default=[], metavar="NAME",
+                       help="where to measure; may be given several times (default: local)")  # fmt: skip
     bench.add_argument("--suite", default="standard", help="a benchmark suite (default: standard)")
     bench.add_argument("--threads", type=int, default=0, help="threads (default: as many as there are cores)")
     bench.add_argument("--json", action="store_true", help="print one JSON record a line")
@@ -189,10 +200,30 @@ def _ls(args: argparse.Namespace) -> None:
     from edgearte import catalogue
 
     for kind in [args.what] if args.what else ["recipes", "export", "devices", "benchmarks"]:
+        names, more = catalogue.names(kind), dict[str, str]()
+        if kind == "devices" and args.what:  # only where they are asked for: an address that is silent takes its time
+            from edgearte.device.command import answering
+
+            more = answering(names)
         table = Table("name", "what it is for", title=kind, title_justify="left", box=None, pad_edge=False)
-        for name in catalogue.names(kind):
-            table.add_row(name, " ".join(str(catalogue.load(kind, name).get("about", "")).split()))
+        if more:
+            table.add_column("reached by")
+        for name in names:
+            table.add_row(name, " ".join(str(catalogue.load(kind, name).get("about", "")).split()), *([more[name]] if more else []))
         Console().print(table, "")
+
+
+def _device(args: argparse.Namespace) -> None:
+    from edgearte.device import command
+
+    if args.doing == "add":
+        given = {key: getattr(args, key) for key in command.QUESTIONS}
+        path = command.add(given, (lambda question: input(f"{question}? ")) if sys.stdin.isatty() else None)
+        print(f"{path} is its profile.\nedgearte bench ARTIFACT --device {path.stem}")
+    elif args.doing == "setup":
+        print(command.setup(args.name))
+    else:
+        command.clean(args.name)
 
 
 def _validate(args: argparse.Namespace) -> None:
@@ -250,7 +281,7 @@ def _bench(args: argparse.Namespace) -> int:
     old = compare.read(args.compare) if args.compare else {}
     if old and (new := [name for name in (path.resolve().name for path in args.artifacts) if name not in old]):
         raise UserError(f"{args.compare}: holds no measurement of {', '.join(new)}; it has {', '.join(old)}")
-    measurements = bench(args.artifacts, args.suite, args.threads)
+    measurements = bench(args.artifacts, args.suite, args.threads, args.device or ["local"])
     verdicts = [v for m in measurements if old for v in compare.compare(old[m.artifact], m)]
     if args.out:
         report.write(args.out, measurements, verdicts)

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgearte.answers import AnswerFormat, Grade, grade
 from edgearte.lm.base import LM, Asked, Sampling, rendered, sharing
 from edgearte.records import Question
 from edgearte.store import Store
+
+if TYPE_CHECKING:
+    from edgearte.measure.host import Target
 
 VERSION = 1
 ROWS = 512
@@ -42,18 +45,20 @@ def checkpoint(
 
 def artifact(
     path: Path, runtime: str, identity: str, model: LM, questions: Sequence[Question], prompts: Sequence[Asked],
-    fmt: AnswerFormat, max_tokens: int, threads: int, store: Store, *, label: str,
+    fmt: AnswerFormat, max_tokens: int, threads: int, store: Store, *, label: str, target: Target | None = None,
 ) -> list[Answer]:  # fmt: skip
-    """The answers of an exported file, by its own runtime in a process of its own. `model` is the checkpoint it was made of,
-    whose chat template renders the prompts (a gate has shown that the artifact's is the same)."""
-    from edgearte.measure.host import answer
+    """The answers of an exported file, by its own runtime in a process of its own, here or on a `target`. `model` is the checkpoint it was
+    made of, whose chat template renders the prompts (a gate has shown that the artifact's is the same)."""
+    from edgearte.measure.host import LOCAL, answer
 
     def compute(part: list[Asked]) -> list[dict[str, Any]]:
         rows = [{"text": p.text, "prefix": p.prefix} for p in sharing(rendered(model, part))]
-        outputs = answer(path, runtime, rows, max_tokens=max_tokens, stop=stop(fmt), threads=threads)
+        outputs = answer(path, runtime, rows, max_tokens=max_tokens, stop=stop(fmt), threads=threads, target=target or LOCAL)
         return [{**o, "tokens": o["prompt_tokens"] + o["new_tokens"]} for o in outputs]
 
     options = {"artifact": identity, "max_tokens": max_tokens, "stop": stop(fmt)}
+    if target and target is not LOCAL:  # where kernels are others, so are answers in a near-tie
+        options["device"] = target.name
     outputs = store.rows("answer", VERSION, options, prompts, compute, chunk=len(prompts), label=label)
     return _graded(questions, outputs, fmt)
 

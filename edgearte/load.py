@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -19,7 +19,7 @@ from edgearte.records import Question
 from edgearte.task import Task, load_questions
 
 Place = tuple[str | int, ...]
-ROLES = ("seeds", "preference", "evaluation", "pool")  # of files of questions
+ROLES = ("seeds", "preference", "development", "evaluation", "pool")  # of files of questions
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -97,12 +97,12 @@ def load_task(recipe: Recipe) -> Task:
             except UserError as error:
                 problems += [Problem(f"task.{role}: {p.message}", p.where) for p in error.problems]
     if not problems:
-        held_out = {q.input: q.id for q in read["evaluation"]}
-        for role in ("seeds", "preference", "pool"):
-            shared = [q for q in read.get(role, ()) if q.input in held_out]
+        for held, reason in (("evaluation", "what is measured on must not be taught"), ("development", "what decides must not be taught")):
+            held_out = {q.input: q.id for q in read.get(held, ())}
+            others = ("seeds", "preference", "pool", *(["development"] if held == "evaluation" else []))
             problems += [
-                Problem(f"task.{role}: {q.id!r} is also evaluation question {held_out[q.input]!r}; what is measured on "
-                        "must not be taught") for q in shared[:5]
+                Problem(f"task.{role}: {q.id!r} is also {held} question {held_out[q.input]!r}; {reason}")
+                for role in others for q in [q for q in read.get(role, ()) if q.input in held_out][:5]
             ]  # fmt: skip
     if problems:
         raise UserError(problems)
@@ -114,6 +114,7 @@ def load_task(recipe: Recipe) -> Task:
         preference=read.get("preference", read.get("seeds", ())),
         evaluation=read["evaluation"],
         pool=read.get("pool", ()),
+        development=read.get("development", ()),
     )
 
 
@@ -150,10 +151,13 @@ def _secret(place: Place) -> bool:
 def _keys(place: Place) -> list[str]:
     """The keys a section of the recipe knows."""
     model: Any = Recipe
-    for step in place:
+    steps = iter(place)
+    for step in steps:
         field = model.model_fields.get(str(step)) if hasattr(model, "model_fields") else None
         if field is None:
             return []
+        if get_origin(field.annotation) is dict:
+            next(steps, None)  # the user's own name of an entry
         options = [field.annotation, *get_args(field.annotation)]
         model = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
         if model is None:

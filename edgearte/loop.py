@@ -1,8 +1,9 @@
 """The loop, top to bottom. Everything here is a function over the store: running it again *is* resuming it.
 
 task ─► draft ─► prefer ─► align ─► tailor ─► train ─► export ─► measure ─► decide
-          ▲                            │
-          └──── the next round ────────┘
+          ▲                            │                 ▲                    │ budget not met
+          ├──── the next round ────────┘                 └── cures ◄──────────┤
+          └──── the deployed student's failures and preferences ◄─────────────┘
 """
 
 from __future__ import annotations
@@ -11,14 +12,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgearte import assisted, decide, guidance, steps
+from edgearte import assisted, closing, decide, delivery, guidance, steps
 from edgearte.arte import draft, prefer, tailor
 from edgearte.arte.preference_set import PreferenceSet
 from edgearte.assist.steps import weighed
+from edgearte.budget import Figures
+from edgearte.delivery import Checkpoint, Delivery, deliver
+from edgearte.destination import destinations, foretold
 from edgearte.errors import UserError
 from edgearte.evaluate import Answer
+from edgearte.lm.base import LM
 from edgearte.recipe import Assist, Budget
-from edgearte.records import Artifact, Draft, Example, Measurement, Pair
+from edgearte.records import Draft, Example, Pair
 from edgearte.setup import Setup
 
 UNTAUGHT, SEEDS, UNALIGNED, ARTE = "untaught", "seeds alone", "unaligned teacher", "ARTE"
@@ -53,6 +58,20 @@ class Lesson:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """Once out to the devices: what was changed and why, by what arm the student was taught, and what came of it. In a new round, what
+    the deployed student preferred, and the seeds it failed at."""
+
+    kind: str  # closing.FIRST, CURE or ROUND
+    why: str
+    arm: str
+    delivered: Delivery
+    taught: Round | None = None
+    deployed: str = ""
+    failed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Found:
     """Everything a build found; `outcome.py` turns it into a result."""
 
@@ -60,36 +79,108 @@ class Found:
     lesson: Lesson
     taught: Mapping[str, Path]
     answers: Mapping[tuple[str, int], list[Answer]]  # by arm and number of examples shown, as checkpoint
-    artifacts: tuple[Artifact, ...]
-    artifact_answers: Mapping[str, list[Answer]]  # by preset
-    measurements: Mapping[str, Measurement]  # by preset
+    turns: tuple[Turn, ...]
+    ended: closing.End
+    foretold: Mapping[str, Mapping[str, Figures]]  # by device and preset
+    turn: Turn  # the one whose student is embedded
     choice: decide.Choice
 
 
 def run(setup: Setup) -> Found:
-    """A lesson, by ARTE or by a teaching assistant; then out to the device."""
-    how = setup.recipe.assist
+    """A lesson, by ARTE or by a teaching assistant; then out to the devices, and back to the teacher while their budgets are not met."""
+    recipe, how = setup.recipe, setup.recipe.assist
     lesson = with_assistant(setup, how, how.budget) if how and how.budget else arte(setup)
     best = lesson.best
 
     # train: one student an arm, equal in size and steps
     taught = {arm: steps.taught(setup, weighed(setup, examples), arm) for arm, examples in lesson.sets.items()}
-    if setup.recipe.on_policy.when != "never":
-        start = taught[best] if setup.recipe.on_policy.when == "after" else setup.student.folder
+    if recipe.on_policy.when != "never":
+        start = taught[best] if recipe.on_policy.when == "after" else setup.student.folder
         taught[best] = steps.distilled(setup, start, lesson.teacher, lesson.sets[best], best)
     students = {UNTAUGHT: setup.student.folder, **taught}
-    shots = (0, *setup.recipe.measure.shots)
+    shots = (0, *recipe.measure.shots)
     answers = {(arm, n): steps.answers(setup, folder, arm, n) for n in shots for arm, folder in students.items()}
 
-    # export and measure: what counts is the file
-    model = steps.student(setup, taught[best])
-    exported = steps.exported(setup, model, answers[best, 0], lesson.sets[best])
-    artifacts, artifact_answers, measurements = steps.used(setup, model, exported)
+    # export and measure: what counts is the file, on the devices it is for
+    to = destinations(recipe)
+    guessed = foretold(setup.student.folder, [*recipe.export.presets, *recipe.close.cures], to, recipe, setup.store)
+    presets = delivery.foretold_first(recipe.export.presets, guessed, to)
 
-    # decide
-    questions = len(next(iter(artifact_answers.values()), []))
-    choice = decide.choose(artifacts, artifact_answers, answers[best, 0][:questions])
-    return Found(setup, lesson, taught, answers, artifacts, artifact_answers, measurements, choice)
+    def out(arm: str, presets: Sequence[str], examples: Sequence[Example]) -> Delivery:
+        asked = steps.developed(setup, taught[arm], arm) if setup.task.development else ()
+        student = Checkpoint(taught[arm], answers[arm, 0], asked, examples)
+        return deliver(setup, to, steps.student(setup, taught[arm]), student, presets)
+
+    turns = [Turn(closing.FIRST, "", best, out(best, presets, lesson.sets[best]))]
+    # decide: where a device's budget is not met, first by cheaper cures, then by a new round
+    while True:
+        last, hindered = turns[-1].delivered, _hindered(setup, lesson, turns)
+        step = closing.next_step(last, to, guessed, recipe.close.cures, hindered, setup.student.parameters)
+        if isinstance(step, closing.End):
+            break
+        if step.kind == closing.CURE:
+            delivered = out(turns[-1].arm, step.presets, turns[-1].delivered.student.examples)
+            turns.append(Turn(step.kind, step.why, turns[-1].arm, delivered))
+            continue
+        again = anew(setup, lesson, turns, step.deployed)
+        taught[again.arm] = steps.taught(setup, weighed(setup, again.examples), again.arm)
+        answers[again.arm, 0] = steps.answers(setup, taught[again.arm], again.arm)
+        delivered = out(again.arm, step.presets, again.examples)
+        turns.append(Turn(step.kind, step.why, again.arm, delivered, again.round, step.deployed, again.failed))
+    kept = max(turns, key=lambda turn: closing.worth(turn.delivered))
+    return Found(setup, lesson, taught, answers, tuple(turns), step, guessed, kept, _choice(setup, kept, answers))
+
+
+def _hindered(setup: Setup, lesson: Lesson, turns: Sequence[Turn]) -> str:
+    """Why the deployed student cannot ask for a new round, or ""."""
+    how, begun = setup.recipe.close, sum(turn.kind == closing.ROUND for turn in turns)
+    hours = sum(entry.seconds for entry in setup.store.ledger) / 3600
+    if not lesson.asked:
+        return "what the teacher's answers may cost is spent, and a new round would need more of them (assist.budget)"
+    if begun >= how.rounds:
+        return f"close.rounds allows {how.rounds} new rounds, and they were not enough"
+    if how.hours is not None and hours >= how.hours:
+        return f"close.hours allows {how.hours:g} hours of computing, and {hours:.1f} were computed"
+    return ""
+
+
+def _choice(setup: Setup, turn: Turn, answers: Mapping[tuple[str, int], list[Answer]]) -> decide.Choice:
+    """What is embedded: on the recipe's first device, where it has devices."""
+    delivered = turn.delivered
+    if not setup.recipe.devices:
+        questions = len(next(iter(delivered.evaluated.values()), []))
+        return decide.choose(delivered.artifacts, delivered.evaluated, answers[turn.arm, 0][:questions])
+    verdict = next((v for v in delivered.verdicts if v.preset), delivered.verdicts[0])
+    return decide.Choice(verdict.preset, f"on {verdict.device}: {verdict.reason}", verdict.story)
+
+
+@dataclass(frozen=True)
+class Anew:
+    """A new round on behalf of the deployed student: all examples so far with its own, and the seeds it failed at."""
+
+    arm: str
+    round: Round
+    examples: tuple[Example, ...]
+    failed: tuple[str, ...]
+
+
+def anew(setup: Setup, lesson: Lesson, turns: Sequence[Turn], preset: str) -> Anew:
+    """Once more through the teaching: the deployed, quantized student itself shows which drafts teach it, and the teacher drafts and
+    tailors from seeds that it fails at."""
+    if lesson.asked is None:
+        raise RuntimeError("only ARTE's lessons go on")
+    last = turns[-1].delivered
+    artifact = next(a for a in last.artifacts if a.preset == preset)
+    number = setup.recipe.rounds + 1 + sum(t.kind == closing.ROUND for t in turns)
+    again, arm = f" {number}", f"{ARTE}, round {number}"
+    model = steps.student(setup, last.student.folder)
+    failed = tuple(a.question.id for a in delivery.answers(setup, model, artifact, setup.task.seeds) if not a.grade.correct)
+    towards = setup.towards(failed)
+    teacher = next((t.taught.aligned for t in reversed(turns) if t.taught), lesson.teacher)
+    reader = delivery.deployed(setup, model, artifact)
+    found = once(towards, lesson.asked, teacher, last.student.folder, again, reader=reader, scorer=steps.by_asking(setup))
+    own = steps.tailored(towards, found.aligned, arm, "tailor" + again)
+    return Anew(arm, found, (*last.student.examples, *own.examples), failed)
 
 
 def arte(setup: Setup) -> Lesson:
@@ -128,11 +219,12 @@ def with_assistant(setup: Setup, how: Assist, budget: Budget) -> Lesson:
 
 def once(
     setup: Setup, asked: PreferenceSet, teacher: Path, student: Path, again: str = "",
-    *, kinds: Sequence[str] = ("question", "rationale"), scorer: str = "", guided: bool = False,
+    *, kinds: Sequence[str] = ("question", "rationale"), scorer: str = "", guided: bool = False, reader: LM | None = None,
 ) -> Round:  # fmt: skip
     """Once through the teaching: what comes of this teacher when this student is asked. `again` names a later round; `kinds` of
-    pairs and a `scorer` other than the recipe's are what an ablation changes. It may be `guided` by an assistant."""
-    author, reader = steps.teacher(setup, teacher), steps.student(setup, student)
+    pairs and a `scorer` other than the recipe's are what an ablation changes. It may be `guided` by an assistant; a `reader` is the
+    student in another form, as it is deployed."""
+    author, checkpoint = steps.teacher(setup, teacher), steps.student(setup, student)
     how = setup.recipe.assist
     guide = how.arte if how and guided else None
     # draft: the teacher asks, and explains in several ways
@@ -144,8 +236,8 @@ def once(
     if how and guide and guide.filter:
         drafts = guidance.believed(setup, how, drafts)
     # prefer: the student shows which of it teaches
-    preferred = steps.preferences(setup, reader, drafts, asked, scorer)
-    reader.release()
+    preferred = steps.preferences(setup, reader or checkpoint, student, drafts, asked, scorer)
+    checkpoint.release()
     # align: the teacher learns what the student prefers
     skipped = steps.not_at_hand(setup) or prefer.degenerate(preferred.preferences)
     pairs = () if skipped else steps.pairs(setup, author, drafts, preferred.preferences, kinds)

@@ -11,6 +11,7 @@ from edgearte.answers import accuracy
 from edgearte.arte.prefer import Preferred, degenerate, question_scores
 from edgearte.arte.preference_set import PreferenceSet
 from edgearte.assisted import WARM_UP
+from edgearte.closing import ROUND
 from edgearte.convert.card import Card, Figure, Origin
 from edgearte.decide import compare
 from edgearte.evaluate import Answer
@@ -37,7 +38,7 @@ PACKAGES = (
 def result(found: Found, ledger: Sequence[Entry], bundle: Path) -> r.Result:
     """The result of a build."""
     recipe, task = found.setup.recipe, found.setup.task
-    lesson = found.lesson
+    lesson, delivered = found.lesson, found.turn.delivered
     last = lesson.rounds[-1] if lesson.rounds else None
     return r.Result(
         name=recipe.name,
@@ -66,14 +67,48 @@ def result(found: Found, ledger: Sequence[Entry], bundle: Path) -> r.Result:
         artifacts=tuple(
             r.ArtifactResult(
                 a,
-                found.measurements.get(a.preset),
-                accuracy(x.grade for x in answers) if (answers := found.artifact_answers.get(a.preset)) else None,
+                next(iter(delivered.measurements.values())).get(a.preset),
+                accuracy(x.grade for x in answers) if (answers := delivered.evaluated.get(a.preset)) else None,
             )
-            for a in found.artifacts
+            for a in delivered.artifacts
         ),
         decision=r.Decision(found.choice.preset, found.choice.reason, found.choice.story),
+        closing=closed(found) if recipe.devices else None,
         lineage=lineage(found),
     )
+
+
+def closed(found: Found) -> r.Closing:
+    """The loop's turns, as a story one can follow."""
+    limits = {name: limits.model_dump(mode="json", exclude_none=True) for name, limits in found.setup.recipe.devices.items()}
+    before: dict[str, tuple[str, Sequence[Answer]]] = {}  # by device, what was nearest a turn ago and what it answered
+    turns = []
+    for turn in found.turns:
+        on = []
+        for v in turn.delivered.verdicts:
+            nearest = v.preset or v.nearest
+            answers = turn.delivered.developed[v.device].get(nearest, [])
+            brought = _brought(before[v.device], nearest, answers) if v.device in before else ""
+            before[v.device] = (nearest, answers)
+            missed = {preset: tuple(map(str, some)) for preset, some in v.missed.items()}
+            on.append(r.OnDevice(v.device, limits[v.device], v.preset, v.reason, v.story, dict(v.figures), missed, brought))
+        student = turn.delivered.student
+        right = accuracy(a.grade for a in student.developed).accuracy if student.developed else None
+        pairs = len(turn.taught.pairs) if turn.taught else 0
+        turns.append(
+            r.TurnResult(turn.kind, turn.why, turn.arm, len(student.examples), right, tuple(on), turn.deployed, len(turn.failed), pairs)
+        )
+    foretold = {device: dict(some) for device, some in found.foretold.items()}
+    return r.Closing(tuple(turns), found.turns.index(found.turn), found.ended.why, found.ended.met, foretold)
+
+
+def _brought(before: tuple[str, Sequence[Answer]], nearest: str, answers: Sequence[Answer]) -> str:
+    """What a turn changed in the artifact that comes nearest to the budget, on the same questions."""
+    was, then = before
+    if not then or len(then) != len(answers):
+        return f"{nearest or 'none'} in place of {was or 'none'}"
+    found = compare(answers, then)
+    return f"{nearest} against {was}: {found.difference:+.1%} right on the development questions (p = {found.p_value:.3f})"
 
 
 def _drafts(once: Round) -> r.Drafts:
@@ -127,9 +162,17 @@ def lineage(found: Found) -> tuple[r.LineageStep, ...]:
     source = ("teacher's answers",) if lesson.assisted else (author, "seeds")
     steps.append(r.LineageStep("tailored set", digest(lesson.sets[best])[:16], source))
     steps.append(r.LineageStep("taught student", found.taught[best].name[:16], ("student", "tailored set")))
+    last, taught, folder = found.turn.delivered, "taught student", found.taught[best]
+    for turn in found.turns[: found.turns.index(found.turn) + 1]:
+        if turn.kind == ROUND:
+            asked, own, learned = f"artifact {turn.deployed} of the {taught}", f"set of {turn.arm}", f"student of {turn.arm}"
+            steps.append(r.LineageStep(asked, digest(folder.name, turn.deployed)[:16], (taught,)))
+            steps.append(r.LineageStep(own, digest(turn.delivered.student.examples)[:16], ("tailored set", asked)))
+            taught, folder = learned, turn.delivered.student.folder
+            steps.append(r.LineageStep(taught, folder.name[:16], ("student", own)))
     steps += [
-        r.LineageStep(f"artifact {a.preset}", digest(found.taught[best].name, a.preset)[:16], ("taught student",))
-        for a in found.artifacts
+        r.LineageStep(f"artifact {a.preset}", digest(last.student.folder.name, a.preset)[:16], (taught,))
+        for a in last.artifacts
         if not a.failed
     ]
     return tuple(steps)
@@ -170,7 +213,7 @@ def _notes(found: Found) -> tuple[str, ...]:
             f"Every arm was taught with {size} examples, not the {wanted} asked for: "
             "one of the teachers wrote no more that could be used."
         )
-    notes += [f"{a.preset} is not in the bundle: {a.failed}" for a in found.artifacts if a.failed]
+    notes += [f"{a.preset} is not in the bundle: {a.failed}" for a in found.turn.delivered.artifacts if a.failed]
     return tuple(notes)
 
 
@@ -305,8 +348,8 @@ def _accuracies(found: Found) -> tuple[r.AccuracyRow, ...]:
         for (arm, shots), answers in found.answers.items()
     ]
     rows += [
-        r.AccuracyRow(found.lesson.best, preset, 0, accuracy(a.grade for a in answers))
-        for preset, answers in found.artifact_answers.items()
+        r.AccuracyRow(found.turn.arm, preset, 0, accuracy(a.grade for a in answers))
+        for preset, answers in found.turn.delivered.evaluated.items()
     ]
     return tuple(rows)
 
@@ -320,16 +363,19 @@ def _comparisons(found: Found) -> tuple[r.Comparison, ...]:
         for a, b in [pair for pair in arms if (pair[1], shots) in found.answers]:  # without seeds there is no such arm
             compared = compare(found.answers[a, shots], found.answers[b, shots])
             rows.append(r.Comparison(a + asked, b + asked, **vars(compared)))
-    for preset, answers in found.artifact_answers.items():
-        for arm in (best, UNTAUGHT):
+    embedded = found.turn.arm
+    if embedded != best:
+        rows.append(r.Comparison(embedded, best, **vars(compare(found.answers[embedded, 0], found.answers[best, 0]))))
+    for preset, answers in found.turn.delivered.evaluated.items():
+        for arm in (embedded, UNTAUGHT):
             against = found.answers[arm, 0][: len(answers)]
-            rows.append(r.Comparison(f"{best} {preset}", f"{arm} checkpoint", **vars(compare(answers, against))))
+            rows.append(r.Comparison(f"{embedded} {preset}", f"{arm} checkpoint", **vars(compare(answers, against))))
     return tuple(rows)
 
 
 def _answers(task: Task, found: Found) -> tuple[r.AnswerSample, ...]:
     columns: dict[str, Sequence[Answer]] = {arm: rows for (arm, n), rows in found.answers.items() if n == 0}
-    columns |= {f"{found.lesson.best} {preset}": answers for preset, answers in found.artifact_answers.items()}
+    columns |= {f"{found.turn.arm} {preset}": answers for preset, answers in found.turn.delivered.evaluated.items()}
     return tuple(
         r.AnswerSample(q.input, q.target, {label: _output(rows[i]) for label, rows in columns.items() if i < len(rows)})
         for i, q in enumerate(task.evaluation[:SAMPLES])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, field_validator, model_validator
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -51,6 +51,7 @@ class TaskSection(Section):
     answer: Answer = Answer()
     seeds: Questions | None = None  # start the drafting; never measured on. A description alone may do, for a teacher that chats
     preference: Questions | None = None  # score the drafts; the seeds where none are given
+    development: Questions | None = None  # decides what is embedded on `devices`; never taught, and never reported as the outcome
     evaluation: Questions  # only ever measured on
     pool: Questions | None = None  # may be put to the teacher where an assistant takes part; targets only check it, and may be missing
 
@@ -308,6 +309,45 @@ class Measure(Section):
     max_tokens: Positive = 300  # room for an answer, for checkpoints and artifacts alike; as much as draft.rationale_tokens, or more
 
 
+class Floor(Section):
+    """The accuracy that is wanted of an artifact, on the development questions."""
+
+    threshold: Share | None = None  # at least this share of right answers
+    max_degradation: Share | None = None  # or at most so much less than the student's before its export
+
+    @model_validator(mode="after")
+    def _one(self) -> Floor:
+        if (self.threshold is None) == (self.max_degradation is None):
+            raise ValueError("one of threshold and max_degradation is needed")
+        return self
+
+
+class Limits(Section):
+    """What a device allows an artifact: its budget. Times are those of the suite; what is not named has no limit."""
+
+    accuracy: Floor | None = None
+    first_token_s: Above0 | None = None
+    answer_s: Above0 | None = None  # of the whole answer: the first token and all others of the suite
+    memory: Annotated[ByteSize, Field(ge=1)] | None = None  # at its peak, such as "400 MB"
+    size: Annotated[ByteSize, Field(ge=1)] | None = None  # of the file
+    questions: Count = 0  # development questions that are answered on this device; 0: all
+
+
+class Close(Section):
+    """How the loop is closed where no artifact meets the budget of a device."""
+
+    cures: tuple[str, ...] = ("q8_0", "mixed-q4_k_m", "mixed-small")  # presets tried before the student is taught anew
+    rounds: Count = 2  # new rounds of teaching, at most
+    hours: Above0 | None = None  # of computing, after which no new round begins
+
+    @field_validator("cures")
+    @classmethod
+    def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("a preset is named twice")
+        return value
+
+
 class Recipe(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     about: str = ""
@@ -326,3 +366,5 @@ class Recipe(Section):
     assist: Assist | None = None
     export: Export = Export()
     measure: Measure = Measure()
+    devices: dict[str, Limits] = {}  # the devices it is for, by the name of their profile; none: this machine, without limits
+    close: Close = Close()

@@ -160,17 +160,31 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Spread:
-    """A repeated measurement: median with the lowest and highest of `runs`."""
+    """A repeated measurement: median with the lowest and highest of `runs`, which for 5 runs is the median's interval at 94 %, and all
+    values in the order they were taken."""
 
     median: float
     low: float
     high: float
     runs: int
+    values: tuple[float, ...] = ()
+
+    @property
+    def outliers(self) -> tuple[float, ...]:
+        """Values beyond Tukey's fences: further from the middle half than one and a half times its width."""
+        from statistics import quantiles
+
+        if len(self.values) < 4:
+            return ()
+        first, _, third = quantiles(self.values, n=4, method="inclusive")
+        reach = 1.5 * (third - first)
+        return tuple(v for v in self.values if not first - reach <= v <= third + reach)
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One artifact on one device. Seconds, tokens per second, bytes."""
+    """One artifact on one device. Seconds, tokens per second, bytes; `load_s` is warm, `cold_load_s` from the disk. What the device does
+    not tell of itself is `None`: clock and temperature, whether it held itself back, the energy of a run in joules."""
 
     artifact: str
     device: str
@@ -188,6 +202,23 @@ class Measurement:
     new_tokens: int
     threads: int
     machine: dict[str, Any] = field(default_factory=dict)
+    cold_load_s: float | None = None
+    steady_memory_bytes: int = 0
+    clock_mhz: Spread | None = None
+    temperature_c: Spread | None = None
+    throttled: bool | None = None
+    run_j: Spread | None = None
+
+    def doubts(self) -> list[str]:
+        """Why these figures may not be the machine's best, in words."""
+        said = ["other work was running"] if self.busy() else []
+        if self.throttled:
+            said.append("the device held itself back")
+        if self.clock_mhz and self.clock_mhz.low < 0.9 * self.clock_mhz.high:
+            said.append(f"its clock fell to {self.clock_mhz.low:.0f} of {self.clock_mhz.high:.0f} MHz")
+        if gone := self.decode_tps.outliers:
+            said.append(f"outliers among the runs: {', '.join(f'{v:.1f}' for v in gone)} tokens/s decoding")
+        return said
 
     def busy(self) -> bool:
         """Whether other work took a core that these threads needed, as far as the load average before them tells."""

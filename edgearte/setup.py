@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,6 +36,7 @@ class Setup:
     store: Store
     assistant: Weights | None = None
     others: tuple[Weights, ...] = ()  # teachers beside `teacher`
+    failed: tuple[str, ...] = ()  # seeds that the deployed student failed at, which this round is about
 
     def asked(self, text: str, shown: Sequence[tuple[str, str]] = ()) -> Asked:
         """What the student is asked for a question, in training, in evaluation and on the device (`prompts.asked`)."""
@@ -51,6 +52,21 @@ class Setup:
         if not several:
             raise RuntimeError("this recipe has one teacher")
         return several.teachers[number - 1], self.others[number - 1]
+
+    def towards(self, failed: Sequence[str]) -> Setup:
+        """The same for a round that is about these seeds."""
+        return replace(self, failed=tuple(failed))
+
+    @property
+    def drawn(self) -> Task:
+        """The task with the seeds that questions are drafted from: those of `failed`, and with them the seeds of every other target, since
+        a round about one target alone would teach to say it always; all, where that leaves too few to be shown."""
+        kept = [q for q in self.task.seeds if q.id in self.failed]
+        if self.task.answer.choices:
+            covered = {q.target for q in kept}
+            kept += [q for q in self.task.seeds if q.target not in covered]
+        enough = self.failed and len(kept) >= min(self.recipe.draft.shots, len(self.task.seeds))
+        return replace(self.task, seeds=tuple(kept)) if enough else self.task
 
     @cached_property
     def form(self) -> str:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from edgearte import evaluate
@@ -25,31 +25,21 @@ from edgearte.arte import (
 )
 from edgearte.arte.preference_set import PreferenceSet
 from edgearte.arte.verify import Check, Verdict
-from edgearte.convert.describe import description
-from edgearte.convert.export import export
-from edgearte.convert.make import Calibration
-from edgearte.convert.presets import load_preset
 from edgearte.errors import UserError
 from edgearte.evaluate import Answer
-from edgearte.files import read_texts
 from edgearte.lm import hidden, weights
 from edgearte.lm.base import LM, rendered
 from edgearte.lm.calls import Calls
 from edgearte.lm.endpoint import Endpoint
 from edgearte.lm.hf import TransformersLM, form
-from edgearte.measure.host import Unusable, measure
-from edgearte.measure.machine import describe
-from edgearte.measure.suite import load_suite
 from edgearte.recipe import Recipe
-from edgearte.records import Artifact, Draft, Example, Measurement, Pair, Preference, from_dict
+from edgearte.records import Draft, Example, Pair, Preference, Question
 from edgearte.setup import Setup, address
 from edgearte.store import seed_of
 from edgearte.task import Task
 from edgearte.train import distill, dpo, match, sft
 
-MACHINE = ("cpu", "cores")  # what a measurement belongs to
 CHECKER_TIMEOUT = 600.0  # seconds a user's program may take for one round of drafts
-GATE_TEXTS = 24  # evaluation questions, with the checkpoint's answers, over which logits are compared
 
 
 def teacher(setup: Setup, folder: Path, number: int = 0) -> TransformersLM | Endpoint:
@@ -111,7 +101,7 @@ def checks(setup: Setup, author: LM, label: str) -> list[Check]:
 def drafted(setup: Setup, author: LM, purpose: str) -> draft.Drafted:
     """The teacher's questions."""
     found = draft.draft_questions(
-        author, setup.task, settings(setup.recipe, setup.task), setup.recipe.draft.questions, setup.store, purpose=purpose,
+        author, setup.drawn, settings(setup.recipe, setup.drawn), setup.recipe.draft.questions, setup.store, purpose=purpose,
         label=f"{purpose}: questions", checks=checks(setup, author, purpose),
     )  # fmt: skip
     if not found.drafts:
@@ -143,17 +133,23 @@ def preference_questions(setup: Setup) -> PreferenceSet:
     return found
 
 
+def by_asking(setup: Setup) -> str:
+    """The scorer for a student that is deployed: the recipe's, or where that looks into a checkpoint, the paper's."""
+    return setup.recipe.prefer.scorer if setup.recipe.prefer.scorer.startswith("icl") else "icl"
+
+
 def preferences(
-    setup: Setup, reader: TransformersLM, drafts: Sequence[Draft], asked: PreferenceSet, scorer: str = ""
+    setup: Setup, reader: LM, folder: Path, drafts: Sequence[Draft], asked: PreferenceSet, scorer: str = ""
 ) -> prefer.Preferred:
-    """What the student prefers, by the recipe's scorer or another one."""
+    """What the student in `folder` prefers, by the recipe's scorer or another one; `reader` is that student, as a checkpoint or as it is
+    deployed."""
     p, task, store = setup.recipe.prefer, setup.task, setup.store
     match scorer or p.scorer:
         case "naturalness":
             scores = naturalness.score(reader, task, drafts, setup.form, store)
         case "influence":
             how = influence.Settings(p.learning_rate, setup.recipe.train.max_tokens)
-            warm = warmed(setup, reader.folder)
+            warm = warmed(setup, folder)
             identity = weights.identity(warm, store)
             scores = influence.score(warm, identity, task, asked.questions, drafts, setup.form, how, store)
         case kind:
@@ -201,10 +197,10 @@ def tailored(setup: Setup, folder: Path, arm: str, purpose: str = "tailor") -> t
     """The training set that the teacher in `folder` writes."""
     author, t = teacher(setup, folder), setup.recipe.tailor
     ask = replace(
-        settings(setup.recipe, setup.task), temperature=t.temperature, rationale_temperature=t.rationale_temperature
+        settings(setup.recipe, setup.drawn), temperature=t.temperature, rationale_temperature=t.rationale_temperature
     )
     found = tailor.tailor(author, setup.task, ask, t.questions, setup.store, purpose=purpose, arm=arm,
-                          checks=checks(setup, author, f"tailor, {arm}"))  # fmt: skip
+                          checks=checks(setup, author, f"tailor, {arm}"), drawn=setup.drawn)  # fmt: skip
     author.release()
     return found
 
@@ -266,92 +262,24 @@ def distilled(setup: Setup, start: Path, author: Path, examples: Sequence[Exampl
 
 def answers(setup: Setup, folder: Path, arm: str, shots: int = 0) -> list[Answer]:
     """What a checkpoint answers to the evaluation questions after `shots` seeds."""
-    model, task, m = student(setup, folder), setup.task, setup.recipe.measure
+    task = setup.task
     shown = [(s.input, prompts.completion_of(task, s)) for s in task.seeds[:shots]]
-    asked = [setup.asked(q.input, shown) for q in task.evaluation]
-    label = f"evaluate: {arm}" + (f", {shots}-shot" if shots else "")
-    found = evaluate.checkpoint(model, task.evaluation, asked, task.answer, m.max_tokens, setup.store, label=label)
+    return _answered(setup, folder, task.evaluation, f"evaluate: {arm}" + (f", {shots}-shot" if shots else ""), shown)
+
+
+def developed(setup: Setup, folder: Path, arm: str) -> list[Answer]:
+    """What a checkpoint answers to the development questions."""
+    return _answered(setup, folder, setup.task.development, f"develop: {arm}")
+
+
+def _answered(
+    setup: Setup, folder: Path, questions: Sequence[Question], label: str, shown: Sequence[tuple[str, str]] = ()
+) -> list[Answer]:
+    model, m = student(setup, folder), setup.recipe.measure
+    asked = [setup.asked(q.input, shown) for q in questions]
+    found = evaluate.checkpoint(model, questions, asked, setup.task.answer, m.max_tokens, setup.store, label=label)
     model.release()
     return found
-
-
-def exported(setup: Setup, model: TransformersLM, found: Sequence[Answer], examples: Sequence[Example]) -> tuple[Artifact, ...]:
-    """The student's artifacts, calibrated on the `examples` it was taught with, each with its gates; `found` are its answers to the
-    evaluation questions."""
-    held_out = found[:GATE_TEXTS]
-    asked = rendered(model, [setup.asked(a.question.input) for a in held_out])
-    texts = [prompt + answer.text for prompt, answer in zip(asked, held_out, strict=True)]
-    presets = [load_preset(name) for name in setup.recipe.export.presets]
-    identity = weights.identity(model.folder, setup.store)
-    said = description(
-        setup.recipe.name, setup.student.called, setup.student.licence,
-        teacher=setup.teacher.called, task=setup.task.name, checkpoint=identity,
-    )  # fmt: skip
-    calibration = _calibration(setup, model, examples)
-    made = export(model.folder, identity, presets, texts, setup.store, chat=asked, calibration=calibration, description=said)
-    return tuple(made)
-
-
-def _calibration(setup: Setup, model: TransformersLM, examples: Sequence[Example]) -> Calibration:
-    """What the student was taught with, each example once as it is asked and answered."""
-    texts = tuple(prompt + answer for prompt, answer in as_read(setup, model, examples).values())
-    general = setup.recipe.export.general
-    name = f"the examples of {setup.recipe.name}"
-    return Calibration(name, texts, tuple(read_texts(Path(general.file))), general.share) if general else Calibration(name, texts)
-
-
-def used(
-    setup: Setup, model: TransformersLM, artifacts: Sequence[Artifact]
-) -> tuple[tuple[Artifact, ...], dict[str, list[Answer]], dict[str, Measurement]]:
-    """What the artifacts answer and how fast, by preset. One that its runtime cannot use after all has failed, as told in
-    `Artifact.failed`; the others go on."""
-    said: dict[str, list[Answer]] = {}
-    timed: dict[str, Measurement] = {}
-    told = list(artifacts)
-    for at, artifact in enumerate(artifacts):
-        if artifact.failed:
-            continue
-        try:
-            answers, measurement = artifact_answers(setup, model, artifact), measured(setup, model, artifact)
-        except Unusable as error:
-            told[at] = replace(artifact, failed=str(error))
-            continue
-        said[artifact.preset], timed[artifact.preset] = answers, measurement
-    return tuple(told), said, timed
-
-
-def artifact_answers(setup: Setup, model: TransformersLM, artifact: Artifact) -> list[Answer]:
-    """What an exported file answers to the evaluation questions."""
-    m, task = setup.recipe.measure, setup.task
-    questions = task.evaluation[: m.questions or None]
-    asked = [setup.asked(q.input) for q in questions]
-    return evaluate.artifact(
-        Path(artifact.path), artifact.runtime, _made(artifact), model, questions, asked, task.answer,
-        m.max_tokens, m.threads, setup.store, label=f"answer: {artifact.preset}",
-    )  # fmt: skip
-
-
-def _made(artifact: Artifact) -> str:
-    """The store's name of an artifact, which says what it was made of and how: a preset's name does not, since calibration or the preset's
-    own file may be others the next time."""
-    path = Path(artifact.path)
-    return (path.parent if artifact.format == "gguf" else path).name
-
-
-def measured(setup: Setup, model: TransformersLM, artifact: Artifact) -> Measurement:
-    """Latency and memory of an exported file on this machine."""
-    m = setup.recipe.measure
-    suite = load_suite(m.suite)
-    options = {
-        "artifact": _made(artifact), "suite": suite, "threads": m.threads,
-        "machine": {k: v for k, v in describe().items() if k in MACHINE},
-    }  # fmt: skip
-    row = setup.store.value(
-        "measure", 1, options,
-        lambda: asdict(measure(Path(artifact.path), artifact.runtime, suite, name=artifact.preset, threads=m.threads)),
-        label=f"measure: {artifact.preset}",
-    )  # fmt: skip
-    return from_dict(Measurement, row)
 
 
 def _nothing_drafted(found: draft.Drafted) -> str:

@@ -21,7 +21,7 @@ from edgearte.records import Question
 @dataclass(frozen=True)
 class Task:
     """What is taught: `seeds` start the drafting, `preference` questions score drafts, `evaluation` only measures. Questions of the
-    `pool` may be put to the teacher; they need no target."""
+    `pool` may be put to the teacher; they need no target. `development` decides what is embedded."""
 
     name: str
     description: str
@@ -30,6 +30,7 @@ class Task:
     preference: tuple[Question, ...]
     evaluation: tuple[Question, ...]
     pool: tuple[Question, ...] = ()
+    development: tuple[Question, ...] = ()
 
     @property
     def header(self) -> str:

@@ -105,7 +105,8 @@ def write_task(folder: Path, evaluation: int = 12) -> None:
             text = f"{command}, please, number {i}"
             held_out.append({"id": f"held-{label}-{i}", "input": text, "target": label})
     folder.mkdir(parents=True, exist_ok=True)
-    for name, rows in (("seeds", seeds), ("evaluation", held_out[:evaluation])):
+    development = [{**row, "id": f"developed-{k}", "input": f"please {row['input']}"} for k, row in enumerate(held_out)]
+    for name, rows in (("seeds", seeds), ("evaluation", held_out[:evaluation]), ("development", development)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), "utf-8")
 
 

@@ -26,11 +26,12 @@ class Tailored:
 
 
 def tailor(
-    teacher: LM, task: Task, settings: Settings, count: int, store: Store, *, purpose: str, arm: str, checks: Sequence[Check] = ()
-) -> Tailored:
-    """Up to `count` examples by one teacher, with the naive prompt."""
+    teacher: LM, task: Task, settings: Settings, count: int, store: Store, *, purpose: str, arm: str, checks: Sequence[Check] = (),
+    drawn: Task | None = None,
+) -> Tailored:  # fmt: skip
+    """Up to `count` examples by one teacher, with the naive prompt; questions are drafted from the seeds of `drawn`, where it is given."""
     drafted = draft_questions(
-        teacher, task, settings, count, store, purpose=purpose, label=f"tailor, {arm}: questions", checks=checks
+        teacher, drawn or task, settings, count, store, purpose=purpose, label=f"tailor, {arm}: questions", checks=checks
     )
     drafts = draft_rationales(teacher, task, settings, drafted.drafts, {"naive": naive(settings)}, store,
                               label=f"tailor, {arm}: rationales")  # fmt: skip

@@ -4,24 +4,41 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from edgearte.measure.host import measure
+from edgearte.measure.host import Target, run, told
 from edgearte.measure.machine import detect_runtime
-from edgearte.measure.suite import load_suite
+from edgearte.measure.suite import Suite, load_suite
 from edgearte.records import Measurement
 
 HEADINGS = ("artifact", "MB", "peak MB", "load s", "first s", "prefill/s", "decode/s", "±", "p50 ms", "p90", "p99")
 
 
-def bench(paths: Sequence[Path], suite_name: str, threads: int = 0) -> list[Measurement]:
-    """One measurement per artifact, one after the other. All paths are checked before the first is measured."""
+def bench(paths: Sequence[Path], suite_name: str, threads: int = 0, devices: Sequence[str] = ("local",)) -> list[Measurement]:
+    """One measurement per device and artifact. All paths and devices are checked before the first is measured."""
+    from edgearte.device.command import target
+
     suite = load_suite(suite_name)
     runtimes = [detect_runtime(path) for path in paths]
     return [
-        measure(path, runtime, suite, name=path.resolve().name, threads=threads)
-        for path, runtime in zip(paths, runtimes, strict=True)
-    ]
+        m for to in [target(name) for name in devices]
+        for m in interleaved(list(zip(paths, runtimes, strict=True)), suite, threads, to)
+    ]  # fmt: skip
+
+
+def interleaved(artifacts: Sequence[tuple[Path, str]], suite: Suite, threads: int, to: Target) -> list[Measurement]:
+    """Artifacts measured in turn, half of the repeats in one order and half in the other, so that what changes on the device meanwhile
+    changes for all."""
+    first = suite.repeats - suite.repeats // 2
+    halves = [replace(suite, repeats=n) for n in ((first, suite.repeats - first) if len(artifacts) > 1 else (suite.repeats,)) if n]
+    records: list[list[dict[str, Any]]] = [[] for _ in artifacts]
+    for turn, half in enumerate(halves):
+        for at in range(len(artifacts))[:: 1 if turn % 2 == 0 else -1]:
+            path, runtime = artifacts[at]
+            records[at] += run(path, runtime, half, threads=threads, target=to)
+    return [told(path, suite, some, path.resolve().name, to) for (path, _), some in zip(artifacts, records, strict=True)]
 
 
 def cells(m: Measurement) -> list[str]:
@@ -66,6 +83,6 @@ def caption(m: Measurement) -> str:
         f"{machine.get('cpu')}, {machine.get('cores')} cores, {machine.get('memory_bytes', 0) / 1e9:.0f} GB",
         f"load average before: {load[0]}" if load else "",
     ]
-    if m.busy():
-        parts.append("other work was running: these figures are lower than the machine's best")
+    if doubts := m.doubts():
+        parts.append(f"{'; '.join(doubts)}: these figures may be lower than the machine's best")
     return "; ".join(p for p in parts if p)

@@ -17,7 +17,7 @@ import numpy as np
 
 from edgearte.errors import UserError
 from edgearte.measure.machine import cores
-from edgearte.measure.rows import Continuation, Row, Writer, shared_prefixes
+from edgearte.measure.rows import Continuation, Row, Timed, Writer, shared_prefixes
 
 
 class Engine:
@@ -74,22 +74,28 @@ class Engine:
                 done(index, results[index])
         return [results[i] for i in range(len(rows))]
 
-    def time_once(self, prompt: Sequence[int], new_tokens: int) -> tuple[float, float, list[float]]:
-        """Seconds to read a prompt, until its first token is chosen, and between the `new_tokens` after that. EOS does
-        not end it: the length is the measure."""
-        length = len(prompt) + new_tokens + 1
+    def time_once(self, how: Timed) -> tuple[float, float, list[float]]:
+        """Seconds to read the last turn's prompt, until its first token is chosen, and between the new tokens after that. EOS does not end
+        it: the length is the measure. `UserError` for a batch: rows are not batched here."""
+        if how.batch > 1:
+            raise UserError("onnxruntime-genai is measured one sequence at a time; take a suite without batch")
+        length = how.length + len(how.turns)
         generator = self._generator(length, min_length=length)
-        ids = np.array(prompt, np.int32)
-        start = time.perf_counter()
-        generator.append_tokens(ids)
-        read = time.perf_counter() - start
-        generator.generate_next_token()
-        first = time.perf_counter() - start
-        steps = []
-        for _ in range(new_tokens):
+        if how.context:
+            generator.append_tokens(np.array(how.context, np.int32))
+        read, first, steps = 0.0, 0.0, list[float]()
+        for prompt in how.turns:
+            ids = np.array(prompt, np.int32)
             start = time.perf_counter()
+            generator.append_tokens(ids)
+            read = time.perf_counter() - start
             generator.generate_next_token()
-            steps.append(time.perf_counter() - start)
+            first = time.perf_counter() - start
+            steps = []
+            for _ in range(how.new_tokens):
+                start = time.perf_counter()
+                generator.generate_next_token()
+                steps.append(time.perf_counter() - start)
         return read, first, steps
 
     def _generator(self, length: int, min_length: int = 0) -> Any:

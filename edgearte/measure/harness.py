@@ -4,7 +4,7 @@ and prints one JSON record per line.
 It runs where the artifact is to run. This folder, edgearte/errors.py, numpy and one runtime are all it needs; torch and
 transformers are never imported, they would count as the artifact's memory.
 
-Job: `kind` (measure | answer), `artifact`, `runtime`, `threads`, then `suite` or `prompts`, `max_tokens`, `stop`.
+Job: `kind` (measure | answer | probe), `artifact`, `runtime`, `threads`, then `suite` and `passage`, or `prompts`, `max_tokens`, `stop`.
 With `tethered` the child ends as soon as its standard input closes, so that it cannot outlive its parent, near or far.
 """
 
@@ -23,21 +23,13 @@ from typing import TYPE_CHECKING, Any
 
 from edgearte.errors import UserError
 from edgearte.measure import machine
+from edgearte.measure.conditions import Watch
+from edgearte.measure.rows import Timed
 
 if TYPE_CHECKING:
     from edgearte.measure import genai, llamacpp
 
     Engine = llamacpp.Engine | genai.Engine
-
-PASSAGE = (
-    "The ferry left the harbour a little after seven, when the fog had begun to lift from the water and the first "
-    "gulls were already quarrelling over the nets. Anna counted the crates again: twelve of apples, four of honey, "
-    'and one, carefully tied, that held the old clock from her grandmother\'s kitchen. "Will it still run?" asked '
-    "the boy beside her. She smiled and said that it had stopped only twice in ninety years, once for a flood and "
-    "once for a wedding. Behind them the town grew small, first the houses, then the church, and at last the "
-    "lighthouse with its red lamp. "
-    "By noon they would reach the island; by evening, if the wind was kind, the clock would strike again. "
-)
 
 
 def main() -> int:
@@ -52,7 +44,7 @@ def main() -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then lets go of the tether
         threading.Thread(target=_tether, daemon=True).start()
     try:
-        {"measure": measure, "answer": answer}[job["kind"]](job, emit)
+        {"measure": measure, "answer": answer, "probe": probe}[job["kind"]](job, emit)
     except UserError as error:
         emit({"kind": "error", "message": str(error)})
         return 2
@@ -64,30 +56,35 @@ def main() -> int:
 
 
 def measure(job: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> None:
-    """Time the suite. Records: `machine`, one `run` per repeat, `load` with the seconds of every load, `memory`."""
-    suite = job["suite"]
+    """Time the suite. Records: `machine`, one `run` per repeat with the device's conditions, `memory`, `load` with the seconds of every
+    load: `cold_s` from the disk, where the system could be asked to forget the file, and the others."""
+    suite, artifact = job["suite"], Path(job["artifact"])
     described = machine.describe()  # before we are the load
     _engine(job)
     before = machine.peak_memory()
+    cold = machine.forget(artifact)
     engine, seconds = _load(job)
     emit({"kind": "machine", "machine": {**described, **engine.versions}, "threads": engine.threads})
-    prompt = passage(engine.tokens, suite["prompt_tokens"])
-    if len(prompt) + suite["new_tokens"] >= engine.context:
-        raise UserError(
-            f"suite {suite['name']} needs {len(prompt) + suite['new_tokens']} tokens of context, "
-            f"this artifact has {engine.context}"
-        )
+    read, write, turns = suite["prompt_tokens"], suite["new_tokens"], suite.get("turns", 1)
+    depth, batch = suite.get("depth", 0), suite.get("batch", 1)
+    needed = depth + turns * (read + write)
+    prompt = passage(engine.tokens, job["passage"], depth + turns * read)
+    if needed >= engine.context:
+        raise UserError(f"suite {suite['name']} needs {needed} tokens of context, this artifact has {engine.context}")
+    how = Timed(prompt[:depth], [prompt[depth + k * read :][:read] for k in range(turns)], write, batch)
     for number in range(suite["warmups"] + suite["repeats"]):
-        read, first, steps = engine.time_once(prompt, suite["new_tokens"])
+        watch, start = Watch(), time.perf_counter()
+        spent, first, steps = engine.time_once(how)
         if number >= suite["warmups"]:
-            emit({"kind": "run", "prefill_s": read, "first_token_s": first, "steps_s": steps})
-    emit({"kind": "memory", "peak_bytes": machine.peak_memory(), "before_load_bytes": before})
-    loads = [seconds]
+            conditions = watch.read(time.perf_counter() - start)
+            emit({"kind": "run", "prefill_s": spent, "first_token_s": first, "steps_s": steps, **conditions})
+    emit({"kind": "memory", "peak_bytes": machine.peak_memory(), "steady_bytes": machine.memory(), "before_load_bytes": before})
+    loads = [] if cold else [seconds]
     while len(loads) < suite["repeats"]:
         engine.close()
-        engine, seconds = _load(job)
-        loads.append(seconds)
-    emit({"kind": "load", "load_s": loads})
+        engine, again = _load(job)
+        loads.append(again)
+    emit({"kind": "load", "cold_s": seconds if cold else None, "load_s": loads})
 
 
 def answer(job: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> None:
@@ -103,11 +100,19 @@ def answer(job: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> None:
     engine.generate(rows, max_tokens=job["max_tokens"], stop=job["stop"], done=done)
 
 
-def passage(tokens: Callable[[str], list[int]], length: int) -> list[int]:
-    """Exactly `length` token ids of English prose, the same every time."""
-    ids = tokens(PASSAGE)
-    copies = -(-length // max(len(ids) - 1, 1))
-    return tokens(PASSAGE * copies)[:length]
+def probe(job: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> None:
+    """Find out what the device can do. Records: `machine`, `probe`."""
+    from edgearte.measure.probe import probe
+
+    threads = job["threads"] or machine.cores()
+    emit({"kind": "machine", "machine": machine.describe(), "threads": threads})
+    emit({"kind": "probe", **probe(threads)})
+
+
+def passage(tokens: Callable[[str], list[int]], text: str, length: int) -> list[int]:
+    """Exactly `length` token ids of a text, repeated as often as that takes: the same every time."""
+    copies = -(-length // max(len(tokens(text)) - 1, 1))
+    return tokens(text * copies)[:length]
 
 
 def _engine(job: dict[str, Any]) -> type[Engine]:

@@ -3,58 +3,81 @@ theirs."""
 
 from __future__ import annotations
 
-import json
 import statistics
-import subprocess
-import tempfile
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from edgearte.child import how_ended, python
-from edgearte.errors import UserError
+from edgearte.measure.local import LOCAL, Unusable
 from edgearte.measure.machine import size_of
-from edgearte.measure.suite import Suite
+from edgearte.measure.suite import PASSAGE, Suite
 from edgearte.records import Measurement, Spread
 
+__all__ = ["LOCAL", "Target", "Unusable", "answer", "measure"]
 
-class Unusable(UserError):
-    """An artifact that its runtime does not run here."""
+
+class Target(Protocol):
+    """Where an artifact runs. `records` has the harness do a job there and hands out what it tells, record by record; the job's `artifact`
+    is the path here. `Unusable` when it fails there, dies or takes too long; whatever happens here, it is gone afterwards."""
+
+    @property
+    def name(self) -> str: ...
+
+    def records(
+        self, job: dict[str, Any], timeout_s: float | None, environment: dict[str, str] | None = None
+    ) -> Iterator[dict[str, Any]]: ...
 
 
 def measure(
-    artifact: Path, runtime: str, suite: Suite, *, name: str, threads: int = 0, timeout_s: float = 3600
+    artifact: Path, runtime: str, suite: Suite, *, name: str, threads: int = 0, timeout_s: float = 3600, target: Target = LOCAL
 ) -> Measurement:
-    """Load, time and weigh one artifact on this machine. `threads` 0 means the physical cores.
+    """Load, time and weigh one artifact on a target. `threads` 0 means the physical cores.
 
-    `Unusable` when the child fails, dies or takes longer than `timeout_s`.
+    `Unusable` when the harness fails, dies or takes longer than `timeout_s`.
     """
-    job = {"kind": "measure", "artifact": str(artifact), "runtime": runtime, "threads": threads, "suite": asdict(suite)}
-    records = list(_child(job, timeout_s))
+    return told(artifact, suite, run(artifact, runtime, suite, threads=threads, timeout_s=timeout_s, target=target), name, target)
+
+
+def run(
+    artifact: Path, runtime: str, suite: Suite, *, threads: int = 0, timeout_s: float = 3600, target: Target = LOCAL
+) -> list[dict[str, Any]]:
+    """The records of one run of the harness on a suite."""
+    job = {"kind": "measure", "artifact": str(artifact), "runtime": runtime, "threads": threads, "suite": asdict(suite), "passage": PASSAGE}
+    return list(target.records(job, timeout_s))
+
+
+def told(artifact: Path, suite: Suite, records: Sequence[dict[str, Any]], name: str, target: Target) -> Measurement:
+    """What the records of one or more runs on a suite tell."""
     runs = [r for r in records if r["kind"] == "run"]
-    (about,) = (r for r in records if r["kind"] == "machine")
-    (memory,) = (r for r in records if r["kind"] == "memory")
-    (load,) = (r for r in records if r["kind"] == "load")
+    about = next(r for r in records if r["kind"] == "machine")
+    memory = [r for r in records if r["kind"] == "memory"]
+    loads = [r for r in records if r["kind"] == "load"]
+    cold = [r["cold_s"] for r in loads if r["cold_s"] is not None]
     steps = sorted(s for run in runs for s in run["steps_s"])
     return Measurement(
         artifact=name,
-        device="local",
+        device=target.name,
         suite=suite.name,
-        load_s=_spread(load["load_s"]),
+        load_s=_spread([seconds for r in loads for seconds in r["load_s"]]),
         first_token_s=_spread([r["first_token_s"] for r in runs]),
-        prefill_tps=_spread([suite.prompt_tokens / r["prefill_s"] for r in runs]),
-        decode_tps=_spread([suite.new_tokens / sum(r["steps_s"]) for r in runs]),
+        prefill_tps=_spread([suite.batch * suite.prompt_tokens / r["prefill_s"] for r in runs]),
+        decode_tps=_spread([suite.batch * suite.new_tokens / sum(r["steps_s"]) for r in runs]),
         inter_token_p50_s=_percentile(steps, 0.50),
         inter_token_p90_s=_percentile(steps, 0.90),
         inter_token_p99_s=_percentile(steps, 0.99),
-        peak_memory_bytes=memory["peak_bytes"],
+        peak_memory_bytes=max(r["peak_bytes"] for r in memory),
         file_bytes=size_of(artifact),
         prompt_tokens=suite.prompt_tokens,
         new_tokens=suite.new_tokens,
         threads=about["threads"],
-        machine={**about["machine"], "memory_before_load_bytes": memory["before_load_bytes"]},
+        machine={**about["machine"], "memory_before_load_bytes": memory[0]["before_load_bytes"]},
+        cold_load_s=statistics.median(cold) if cold else None,
+        steady_memory_bytes=max(r["steady_bytes"] for r in memory),
+        clock_mhz=_told(runs, "clock_mhz"),
+        temperature_c=_told(runs, "temperature_c"),
+        throttled=any(held) if (held := [r["throttled"] for r in runs if r["throttled"] is not None]) else None,
+        run_j=_told(runs, "energy_j"),
     )
 
 
@@ -67,6 +90,7 @@ def answer(
     stop: Sequence[str],
     threads: int = 0,
     progress: Callable[[int], None] | None = None,
+    target: Target = LOCAL,
 ) -> list[dict[str, Any]]:
     """What the artifact itself says to each prompt, greedily.
 
@@ -80,78 +104,21 @@ def answer(
            "prompts": list(prompts), "max_tokens": max_tokens, "stop": list(stop)}  # fmt: skip
     answers: dict[int, dict[str, Any]] = {}
     # Threads that sleep at a barrier instead of spinning: a little slower alone, ten times faster beside other work.
-    for record in _child(job, None, {"OMP_WAIT_POLICY": "passive"}):
+    for record in target.records(job, None, {"OMP_WAIT_POLICY": "passive"}):
         answers[record["index"]] = {k: record[k] for k in ("text", "prompt_tokens", "new_tokens", "ended")}
         if progress:
             progress(1)
     return [answers[i] for i in range(len(prompts))]
 
 
-def _child(job: dict[str, Any], timeout_s: float | None, environment: dict[str, str] | None = None) -> Iterator[Any]:
-    """Run a job in a child and hand out its records. Whatever happens here, the child is gone afterwards."""
-    what = job["artifact"]
-    with tempfile.TemporaryFile() as stderr:
-        command, inherited = python("edgearte.measure.harness")
-        child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, encoding="utf-8",
-            env={**inherited, "GGML_NO_BACKTRACE": "1", **(environment or {})},
-        )  # fmt: skip
-        late = threading.Event()
-
-        def stop() -> None:
-            late.set()
-            child.kill()
-
-        timer = threading.Timer(timeout_s, stop) if timeout_s else None
-        try:
-            if timer:
-                timer.start()
-            yield from _records(child, job, what)
-            code = child.wait()
-        finally:
-            if timer:
-                timer.cancel()
-            if child.poll() is None:
-                child.kill()
-            child.wait()
-            for pipe in (child.stdin, child.stdout):
-                if pipe:
-                    pipe.close()
-        if late.is_set():
-            raise Unusable(f"{what}: not measured within {timeout_s:.0f} s; the child was stopped")
-        if code:
-            raise Unusable(_obituary(what, code, _tail(stderr)))
-
-
-def _records(child: subprocess.Popen[str], job: dict[str, Any], what: str) -> Iterator[Any]:
-    assert child.stdin and child.stdout
-    try:
-        child.stdin.write(json.dumps({**job, "tethered": True}) + "\n")
-        child.stdin.flush()
-    except BrokenPipeError:
-        return  # it is dead already; its exit code says why
-    for line in child.stdout:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            return  # cut off in the middle of a record by its death
-        if record["kind"] == "error":
-            said = str(record["message"]).removeprefix(f"{what}: ")
-            raise Unusable(f"{what}: {said}")
-        yield record
-
-
-def _obituary(what: str, code: int, said: str) -> str:
-    return f"{what}: the measuring process {how_ended(code)}" + (f"\nIt said last:\n{said}" if said else "")
-
-
-def _tail(stderr: Any, lines: int = 20) -> str:
-    stderr.seek(0)
-    return "\n".join(stderr.read().decode("utf-8", "replace").strip().splitlines()[-lines:])
+def _told(runs: Sequence[dict[str, Any]], name: str) -> Spread | None:
+    """What the device told of itself in every run, if it did."""
+    values = [r[name] for r in runs]
+    return None if None in values else _spread(values)
 
 
 def _spread(values: Sequence[float]) -> Spread:
-    return Spread(statistics.median(values), min(values), max(values), len(values))
+    return Spread(statistics.median(values), min(values), max(values), len(values), tuple(values))
 
 
 def _percentile(ordered: Sequence[float], share: float) -> float:

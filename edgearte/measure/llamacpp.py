@@ -22,7 +22,7 @@ import numpy as np
 from edgearte.errors import UserError
 from edgearte.measure.llamalib import Batch, Work, clear_log, library, log_text
 from edgearte.measure.machine import cores
-from edgearte.measure.rows import Continuation, Group, Logits, Row, Writer, pick, shared_prefixes
+from edgearte.measure.rows import Continuation, Group, Logits, Row, Timed, Writer, pick, shared_prefixes
 
 BATCH = 512  # tokens per call of llama_decode, and per pass through the weights
 PREFIX = 0  # the sequence that holds the shared prefix; rows live in sequences 1, 2, …
@@ -197,28 +197,40 @@ class Engine:
                     self._drop(sequence)
         return [(total, len(ending)) for total, ending in zip(sums, endings, strict=True)]
 
-    def time_once(self, prompt: Sequence[int], new_tokens: int) -> tuple[float, float, list[float]]:
-        """Seconds to read a prompt, until its first token is chosen, and between the `new_tokens` after that, one
-        sequence. EOS does not end it: the length is the measure."""
-        needed = len(prompt) + new_tokens
-        if self._room < needed:  # kept between repeats: memory touched for the first time is slow
-            self._open([(0, [needed])], parallel=1)
+    def time_once(self, how: Timed) -> tuple[float, float, list[float]]:
+        """Seconds to read the last turn's prompt, until its first token is chosen, and between the new tokens after that, a step of all
+        sequences together. EOS does not end them: the length is the measure."""
+        if self._room < how.batch * how.length:  # kept between repeats: memory touched for the first time is slow
+            self._open([(0, [how.length] * how.batch)], parallel=how.batch)
         self._c.llama_memory_clear(self._memory, False)
-        work = Work()
-        work.add(list(prompt), 0, 1, [None] * (len(prompt) - 1) + ["last"])
-        start = time.perf_counter()
-        ((_, logits),) = self._decode(work)
-        read = time.perf_counter() - start
-        token = int(logits.argmax())
-        first = time.perf_counter() - start
-        steps = []
-        for position in range(len(prompt), len(prompt) + new_tokens):
+        rows = range(1, how.batch + 1)
+        position = 0
+        if how.context:
+            self._read(how.context, position, rows)
+            position = len(how.context)
+        read, first, steps = 0.0, 0.0, list[float]()
+        for prompt in how.turns:
             start = time.perf_counter()
-            work = Work([token], [position], [1], ["last"])
-            ((_, logits),) = self._decode(work)
-            token = int(logits.argmax())
-            steps.append(time.perf_counter() - start)
+            last = self._read(prompt, position, rows)
+            read = time.perf_counter() - start
+            tokens = [int(logits.argmax()) for logits in last]
+            first = time.perf_counter() - start
+            steps = []
+            position += len(prompt)
+            for _ in range(how.new_tokens):
+                start = time.perf_counter()
+                work = Work(list(tokens), [position] * how.batch, list(rows), list(rows))
+                tokens = [int(logits.argmax()) for _, logits in self._decode(work)]
+                steps.append(time.perf_counter() - start)
+                position += 1
         return read, first, steps
+
+    def _read(self, prompt: Sequence[int], position: int, rows: Sequence[int]) -> list[Logits]:
+        """Read a prompt in every sequence; the logits after its last token, one array a sequence."""
+        work = Work()
+        for row in rows:
+            work.add(list(prompt), position, row, [None] * (len(prompt) - 1) + [row])
+        return [logits.copy() if len(rows) > 1 else logits for _, logits in self._decode(work)]
 
     def _prompt(self, row: Row, max_tokens: int) -> list[int]:
         ids = self.tokens(row.prefix + row.text)

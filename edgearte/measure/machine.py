@@ -80,6 +80,28 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def memory() -> int:
+    """The physical memory this process holds now, in bytes, mapped weights included."""
+    for line in _text("/proc/self/status").splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
+def forget(artifact: Path) -> bool:
+    """Have the system forget what it holds of an artifact's files, so that they are read from the disk again; whether it can be asked."""
+    if not hasattr(os, "posix_fadvise"):
+        return False
+    files = parts(artifact) if artifact.is_file() else [p for p in artifact.rglob("*") if p.is_file()]
+    for path in files:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())  # what is not written yet cannot be forgotten
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return True
+
+
 def parts(artifact: Path) -> list[Path]:
     """The files of a GGUF artifact: it alone, or, where it is the first of a split one, all its parts, by llama.cpp's names for them."""
     found = PART.search(artifact.name)

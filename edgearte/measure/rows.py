@@ -37,6 +37,22 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Timed:
+    """What one timed run reads and writes: after `context`, each of `turns` is read and `new_tokens` are written, in `batch` sequences
+    alike. The last turn is timed."""
+
+    context: list[int]
+    turns: list[list[int]]
+    new_tokens: int
+    batch: int = 1
+
+    @property
+    def length(self) -> int:
+        """Tokens of one sequence at its end."""
+        return len(self.context) + sum(map(len, self.turns)) + len(self.turns) * self.new_tokens
+
+
+@dataclass(frozen=True)
 class Continuation:
     """What was written: the text without special tokens, tokens read, tokens written (an ending EOS is one of them),
     and why it ended: `stop` (a stop string, kept), `eos`, or `length`."""

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from edgearte.assist.calibration import Calibration
+from edgearte.budget import Figures
 from edgearte.errors import Problem, UserError
 from edgearte.records import Accuracy, Artifact, Measurement
 
@@ -287,6 +288,49 @@ class Decision:
 
 
 @dataclass(frozen=True)
+class OnDevice:
+    """How a device's budget was met in one turn: by `preset`, or by none. What each artifact did there, by preset, and the limits it missed
+    in words; `brought` says what the turn changed against the one before."""
+
+    device: str
+    limits: dict[str, Any]
+    preset: str
+    reason: str
+    story: tuple[str, ...]
+    figures: dict[str, Figures]
+    missed: dict[str, tuple[str, ...]]
+    brought: str = ""
+
+
+@dataclass(frozen=True)
+class TurnResult:
+    """Once out to the devices. `kind` is first, cure or round; in a round, the artifact that was asked what teaches it (`deployed`), how
+    many seeds it `failed`, and the examples the student has learned from by then. `accuracy` is the student's before its export."""
+
+    kind: str
+    why: str
+    arm: str
+    examples: int
+    accuracy: float | None
+    devices: tuple[OnDevice, ...]
+    deployed: str = ""
+    failed: int = 0
+    pairs: int = 0
+
+
+@dataclass(frozen=True)
+class Closing:
+    """The loop as it was closed: its turns, which of them is embedded (from 0), why it ended, and what was foretold of each artifact, by
+    device and preset, before any was made."""
+
+    turns: tuple[TurnResult, ...]
+    kept: int
+    ended: str
+    met: bool
+    foretold: dict[str, dict[str, Figures]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class LineageStep:
     """One link from the bundle back to the seeds: what it is, its hash, what it was made from (other links' `what`)."""
 
@@ -323,6 +367,7 @@ class Result:
     answers: tuple[AnswerSample, ...] = ()
     artifacts: tuple[ArtifactResult, ...] = ()
     decision: Decision | None = None
+    closing: Closing | None = None
     lineage: tuple[LineageStep, ...] = ()
 
 

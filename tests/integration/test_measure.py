@@ -19,7 +19,7 @@ from edgearte.errors import UserError
 from edgearte.lm.base import Prompt, Sampling
 from edgearte.measure import host
 from edgearte.measure.bench import bench, table
-from edgearte.measure.suite import Suite
+from edgearte.measure.suite import PASSAGE, Suite
 
 pytestmark = pytest.mark.integration
 
@@ -250,8 +250,8 @@ def test_the_prompt_is_exactly_as_long_as_the_suite_says(engine: Any) -> None:
     from edgearte.measure.harness import passage
 
     for length in (1, 7, 512):
-        assert len(passage(engine.tokens, length)) == length
-    assert passage(engine.tokens, 600) == passage(engine.tokens, 600)
+        assert len(passage(engine.tokens, PASSAGE, length)) == length
+    assert passage(engine.tokens, PASSAGE, 600) == passage(engine.tokens, PASSAGE, 600)
 
 
 def test_a_file_that_the_runtime_refuses_shows_the_runtimes_reason(smollm2: Path, tmp_path: Path) -> None:

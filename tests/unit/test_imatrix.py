@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgearte import steps
+from edgearte import delivery, steps
 from edgearte.cli import main
 from edgearte.convert import calibrate, converters, imatrix
 from edgearte.convert.bits import bits
@@ -207,7 +207,7 @@ def test_what_an_artifact_answered_is_not_taken_for_another_of_the_same_preset(
         model = steps.student(setup, setup.student.folder)
         for tree in ("first", "second", "first"):
             made = Artifact("q4_0", "gguf", "llama.cpp", str(tmp_path / tree / "model.gguf"), 1, 4.5, {})
-            assert len(steps.artifact_answers(setup, model, made)) == 12
+            assert len(delivery.answers(setup, model, made, setup.task.evaluation)) == 12
     assert asked == ["first", "second"]
 
 

@@ -13,6 +13,8 @@ import pytest
 
 from edgearte import steps
 from edgearte.convert import converters
+from edgearte.delivery import Checkpoint, used
+from edgearte.destination import destinations
 from edgearte.errors import UserError
 from edgearte.measure import host
 from edgearte.measure.suite import Suite
@@ -139,11 +141,12 @@ def test_an_artifact_that_its_runtime_does_not_run_fails_alone(tiny_model: Path,
     cut.write_bytes(sound.read_bytes()[: sound.stat().st_size // 2])
     made = [Artifact(path.parent.name, "gguf", "llama.cpp", str(path), path.stat().st_size, 16.0, {}) for path in (cut, sound)]
     with opened(recipe, ["measure.questions=2"], tmp_path / "runs", "-test") as (setup, _):
-        artifacts, answers, measurements = steps.used(setup, steps.student(setup, setup.student.folder), made)
-    assert [a.preset for a in artifacts] == ["cut", "sound"]
-    assert artifacts[1] == made[1]
-    assert artifacts[0].failed.startswith(f"{cut}: llama.cpp cannot load this file")
-    assert (len(answers["sound"]), list(answers), list(measurements)) == (2, ["sound"], ["sound"])
+        student = Checkpoint(setup.student.folder, (), (), ())
+        found = used(setup, destinations(setup.recipe), steps.student(setup, student.folder), student, made)
+    assert [a.preset for a in found.artifacts] == ["cut", "sound"]
+    assert found.artifacts[1] == made[1]
+    assert found.artifacts[0].failed.startswith(f"{cut}: llama.cpp cannot load this file")
+    assert (len(found.evaluated["sound"]), list(found.evaluated), list(found.measurements["local"])) == (2, ["sound"], ["sound"])
 
 
 def test_percentiles_are_values_that_were_measured() -> None:

@@ -221,7 +221,7 @@ def test_influence_asks_a_student_that_was_warmed_up_on_the_seeds_or_taught_befo
         assert steps.warmed(setup, warm) == warm
         asked = PreferenceSet(tuple(setup.task.seeds[:2]), "")
         reader = steps.student(setup, setup.student.folder)
-        found = steps.preferences(setup, reader, DRAFTS, asked, "influence").preferences
+        found = steps.preferences(setup, reader, reader.folder, DRAFTS, asked, "influence").preferences
         how = influence.Settings(setup.recipe.prefer.learning_rate, setup.recipe.train.max_tokens)
         of_the_warm = influence.score(warm, "warm", setup.task, asked.questions, DRAFTS, setup.form, how, Store(tmp_path / "other"))
     assert rationale_scores(found) == of_the_warm
