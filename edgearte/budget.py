@@ -34,7 +34,8 @@ class Missed:
     found: float
 
     def __str__(self) -> str:
-        return f"{self.limit} {spoken(self.limit, self.found)}, {spoken(self.limit, self.allowed)} allowed"
+        asked = "wanted" if self.limit == "accuracy" else "allowed"
+        return f"{self.limit} {spoken(self.limit, self.found)}, {spoken(self.limit, self.allowed)} {asked}"
 
     @property
     def times(self) -> float:

@@ -138,7 +138,7 @@ def _hindered(setup: Setup, lesson: Lesson, turns: Sequence[Turn]) -> str:
     if not lesson.asked:
         return "what the teacher's answers may cost is spent, and a new round would need more of them (assist.budget)"
     if begun >= how.rounds:
-        return f"close.rounds allows {how.rounds} new rounds, and they were not enough"
+        return f"the new rounds that close.rounds allows ({how.rounds}) were not enough"
     if how.hours is not None and hours >= how.hours:
         return f"close.hours allows {how.hours:g} hours of computing, and {hours:.1f} were computed"
     return ""

@@ -80,7 +80,7 @@ def environment() -> Environment:
         name: getattr(words, name)
         for name in ("number", "significant", "percent", "points", "interval", "p_value", "size", "count", "duration",
                      "extremes", "evidence", "doubts", "first_line", "kl", "top1", "answer_seconds", "flat",
-                     "endpoint")
+                     "endpoint", "turns", "budgets", "figure", "error")
     }  # fmt: skip
     made.filters["svg"] = Markup
     made.filters["types"] = stored_types

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edgearte.report import frontier, words
-from edgearte.report.result import ArtifactResult, Result
+from edgearte.report.result import ArtifactResult, Closing, Result
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,12 +44,25 @@ def print_summary(result: Result) -> None:
                         style="red",
                     )
                 )
+    if result.closing:
+        _print_loop(console, result.closing)
     if result.decision and result.decision.preset:
         console.print(words.visible(f"Embed {result.decision.preset}: {result.decision.reason}"))
     elif result.decision:
         console.print(words.visible(f"Nothing to embed: {result.decision.reason}"))
     if result.bundle:
         console.print(Text(words.visible(f"The bundle is in {result.bundle}"), style="bold"))
+
+
+def _print_loop(console: Console, closing: Closing) -> None:
+    """The turns of a closed loop, a line each and a line for every device."""
+    for name, turn, done in words.turns(closing):
+        console.print(words.visible(f"{name}: {done}"))
+        for on in turn.devices:
+            met = f"{on.preset} meets the budget" if on.preset else f"not met: {on.reason}"
+            console.print(words.visible(f"  {on.device}: {met}" + (f"; {on.brought}" if on.brought else "")))
+    if not closing.met:
+        console.print(words.visible(f"The loop ended: {closing.ended}"))
 
 
 def plain_console(piped_width: int) -> Console:

@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from edgearte.budget import spoken
 from edgearte.records import Accuracy, Artifact, Spread
-from edgearte.report.result import ArtifactResult, EndpointUse, Result
+from edgearte.report.result import ArtifactResult, Closing, EndpointUse, Result, TurnResult
 
 DASH = "–"
 # Control characters have no picture in HTML and some are not allowed in it: show their symbols instead.
@@ -160,3 +161,42 @@ DOUBTS = {"consistency": "the student's answers differed most", "student": "the 
 def doubts(signals: Sequence[str]) -> str:
     """What chose the questions the teacher was asked."""
     return " and ".join(text for signal, text in DOUBTS.items() if signal in signals) or "chance took them too"
+
+
+def budgets(limits: dict[str, Any]) -> str:
+    """A device's limits in a line."""
+    said = []
+    if floor := limits.get("accuracy"):
+        least, less = floor.get("threshold"), floor.get("max_degradation")
+        said.append(f"accuracy at least {least:.0%}" if least is not None else f"accuracy at most {less:.0%} below the student's")
+    said += [f"{name} at most {spoken(name, value)}" for name, value in limits.items() if name not in ("accuracy", "questions")]
+    return "; ".join(said) or "none"
+
+
+def turns(closing: Closing) -> list[tuple[str, TurnResult, str]]:
+    """The turns of a closed loop, each with what it is called and what was done."""
+    found, number = [], 0
+    for turn in closing.turns:
+        match turn.kind:
+            case "first":
+                done = f"the student of {turn.arm}, taught with {turn.examples} examples"
+            case "cure":
+                done = f"other presets of the same student: {turn.why}"
+            case _:
+                number += 1
+                done = (
+                    f"{turn.deployed}, as it is deployed, was asked what teaches it, and seeds were drawn towards the {turn.failed} it failed "
+                    f"at; {turn.pairs} pairs came of it, and {turn.arm} was taught with {turn.examples} examples in all: {turn.why}"
+                )
+        found.append(({"first": "First", "cure": "Cure"}.get(turn.kind, f"New round {number}"), turn, done))
+    return found
+
+
+def figure(name: str, value: float | None) -> str:
+    """A figure of an artifact on a device."""
+    return DASH if value is None else spoken(name, value)
+
+
+def error(foretold: float | None, measured: float | None) -> str:
+    """By how much what was foretold is off, in percent of what was measured."""
+    return DASH if not foretold or not measured else f"{foretold / measured - 1:+.0%}"
