@@ -185,8 +185,8 @@ def turns(closing: Closing) -> list[tuple[str, TurnResult, str]]:
             case _:
                 number += 1
                 done = (
-                    f"{turn.deployed}, as it is deployed, was asked what teaches it, and seeds were drawn towards the {turn.failed} it failed "
-                    f"at; {turn.pairs} pairs came of it, and {turn.arm} was taught with {turn.examples} examples in all: {turn.why}"
+                    f"{turn.deployed}, as it is deployed, was asked what teaches it, and seeds were drawn towards the {turn.failed} it "
+                    f"failed at; {turn.pairs} pairs came of it, and {turn.arm} was taught with {turn.examples} examples in all: {turn.why}"
                 )
         found.append(({"first": "First", "cure": "Cure"}.get(turn.kind, f"New round {number}"), turn, done))
     return found

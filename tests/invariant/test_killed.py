@@ -21,7 +21,7 @@ import pytest
 from tests import tiny
 
 pytestmark = pytest.mark.invariant
-KILLS = {"ARTE": 20, "assisted": 8}
+KILLS = {"ARTE": 20, "assisted": 8, "closed": 8}
 
 
 def _imports() -> None:
@@ -71,7 +71,7 @@ def _wait(pid: int, seconds: float) -> int | None:
     return None
 
 
-@pytest.mark.parametrize("kind", ["ARTE", "assisted"])
+@pytest.mark.parametrize("kind", list(KILLS))
 def test_killed_at_random_moments(kind: str, tmp_path: Path, tiny_model: Path) -> None:
     """In a fresh interpreter: torch's threads, once started by another test, would not survive the forks."""
     command = [sys.executable, "-m", "tests.invariant.test_killed", kind, str(tmp_path), str(tiny_model)]
@@ -82,7 +82,7 @@ def test_killed_at_random_moments(kind: str, tmp_path: Path, tiny_model: Path) -
 def kill_again_and_again(kind: str, tmp_path: Path, tiny_model: Path) -> None:
     _imports()
     whole_loop = kind == "ARTE"
-    options = [] if whole_loop else tiny.assisted(tiny_model)
+    options = {"ARTE": [], "assisted": tiny.assisted(tiny_model), "closed": tiny.closed()}[kind]
     recipe = tiny.write_recipe(tmp_path / "task", tiny_model, presets="q8_0, onnx-int4" if whole_loop else "q8_0")
     log = tmp_path / "log"
     began = time.monotonic()
