@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from edgearte import budget
 from edgearte.budget import Figures
 from edgearte.convert.presets import load_preset
@@ -63,9 +65,12 @@ def destinations(recipe: Recipe) -> tuple[Destination, ...]:
     for name, limits in (recipe.devices or {"local": Limits()}).items():
         try:
             device = load_device(name)
-            found.append(Destination(device, limits, LOCAL if device.is_here else Remote(device)))
+            usual = {**(device.budget or {}), **limits.model_dump(exclude_unset=True)}  # what the recipe says goes before the profile's
+            found.append(Destination(device, Limits.model_validate(usual), LOCAL if device.is_here else Remote(device)))
         except UserError as error:
             problems += [Problem(f"devices.{name}: {p.message}", p.where) for p in error.problems]
+        except ValidationError as error:
+            problems += [Problem(f"devices.{name}: the budget of its profile: {e['msg']} ({e['loc'][0]})") for e in error.errors()]
     problems += [
         Problem(f"devices.{to.name}.{name}: time means nothing on an emulated device; limit size, memory or accuracy there")
         for to in found for name in TIMED if to.emulated and getattr(to.limits, name) is not None

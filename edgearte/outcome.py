@@ -14,6 +14,7 @@ from edgearte.assisted import WARM_UP
 from edgearte.closing import ROUND
 from edgearte.convert.card import Card, Figure, Origin
 from edgearte.decide import compare
+from edgearte.destination import destinations
 from edgearte.evaluate import Answer
 from edgearte.lm.calls import Calls, Price
 from edgearte.lm.weights import Weights
@@ -80,7 +81,7 @@ def result(found: Found, ledger: Sequence[Entry], bundle: Path) -> r.Result:
 
 def closed(found: Found) -> r.Closing:
     """The loop's turns, as a story one can follow."""
-    limits = {name: limits.model_dump(mode="json", exclude_none=True) for name, limits in found.setup.recipe.devices.items()}
+    limits = {to.name: to.limits.model_dump(mode="json", exclude_none=True) for to in destinations(found.setup.recipe)}
     before: dict[str, tuple[str, Sequence[Answer]]] = {}  # by device, what was nearest a turn ago and what it answered
     turns = []
     for turn in found.turns:
