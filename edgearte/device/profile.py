@@ -3,66 +3,77 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import re
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ByteSize, ConfigDict, Field
 
 from edgearte.errors import Problem, UserError
 
-PLACEHOLDER = "?"  # an address that the user has still to give
+PLACEHOLDER = "?"  # in an address: the user has still to give it
 NATIVE: Literal["native"] = "native"
 PYTHON: Literal["python"] = "python"
+ONNX = "onnxruntime-genai"
+SERIAL = re.compile(r"[^\s?-][^\s?]*")
+# user@host, host:port, [::1]:22; the host may be an alias from the user's ssh configuration.
+SSH = re.compile(r"(?:(?P<user>[^\s@?]+)@)?(?:\[(?P<six>[^\s\]?]+)\]|(?P<host>[^\s@:?\[\]-][^\s@:?\[\]]*))(?::(?P<port>\d+))?")
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Feature = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0)]
 
 
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+@dataclass(frozen=True)
+class Emulated:
+    """What runs on the device runs under qemu's user mode: an ARM board without the board. `root` is the folder of the root file system on
+    the device; "": where `edgearte device setup` puts it."""
 
-
-class Emulated(Section):
-    """What runs on the device runs under qemu's user mode: an ARM board without the board."""
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     cpu: str = "cortex-a72"
-    root: str = ""  # the root file system; "": where `edgearte device setup` puts it
+    root: str = ""
 
 
-class Bandwidth(Section):
+@dataclass(frozen=True)
+class Bandwidth:
     """Of the memory: how fast weights can be read at best, and who says so."""
 
-    gb_per_s: Annotated[float, Field(gt=0)]
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    gb_per_s: Above0
     source: str
 
 
-class Device(Section):
-    """One device. `threads` 0 means as many as it has cores."""
+@dataclass(frozen=True)
+class Device:
+    """One device."""
 
-    name: str
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    name: Name
     about: str = ""
     reach: Literal["local", "ssh", "adb"] = "local"
     address: str = ""  # user@host or user@host:port; of adb, the serial number
-    jump: str = ""  # a host to go through
-    identity: str = ""  # the file of a private key
+    jump: str = ""  # user@host to go through
+    identity: str = ""  # the file of a private key; "": ssh's own choice
     known_hosts: str = ""  # the file of the host keys that are trusted; "": ssh's own
     emulate: Emulated | None = None
     architecture: Literal["x86_64", "aarch64", ""] = ""
     cpu: str = ""
-    cores: Annotated[int, Field(ge=0)] = 0
-    threads: Annotated[int, Field(ge=0)] = 0
-    features: tuple[str, ...] = ()  # as /proc/cpuinfo names them
-    memory: ByteSize | None = None
+    cores: Count = 0
+    threads: Count = 0  # 0: as many as it has cores
+    features: tuple[Feature, ...] = ()  # as /proc/cpuinfo names them
+    memory: Annotated[ByteSize, Field(ge=1)] | None = None
     bandwidth: Bandwidth | None = None
-    gops: Annotated[float, Field(gt=0)] | None = None  # 8-bit operations a second, in billions, where measured
+    gops: Above0 | None = None  # 8-bit operations a second, in billions, where measured
     runtimes: tuple[Literal["llama.cpp", "onnxruntime-genai"], ...] = ("llama.cpp",)
-    # native: a static program that is brought along. python: an interpreter there that has one of the runtimes
+    # native: GGUF is run by a static program that is brought along. python: by an interpreter there that has llama-cpp-python. What
+    # onnxruntime-genai runs is always run by the interpreter.
     harness: Literal["native", "python"] = NATIVE
     python: str = "python3"
-    budget: dict[str, Any] = {}
-
-    @model_validator(mode="after")
-    def _reachable(self) -> Device:
-        if self.reach != "local" and not self.address:
-            raise ValueError(f"reach: {self.reach} needs an address ({PLACEHOLDER} until there is one)")
-        return self
+    budget: dict[str, Any] | None = None
 
     @property
     def is_here(self) -> bool:
@@ -79,20 +90,39 @@ def load_device(name: str) -> Device:
     """The device of this name, or of a user's own YAML file. `UserError` with everything that is wrong in it."""
     from edgearte import catalogue
 
-    path = catalogue.find("devices", name)
-    data = catalogue.load("devices", name)
-    try:
-        return Device.model_validate(data)
-    except ValidationError as error:
-        raise UserError([_problem(found, path) for found in error.errors()]) from None
+    return sound(catalogue.read("devices", name, Device), str(catalogue.find("devices", name)))
 
 
-def _problem(found: Any, path: Path) -> Problem:
-    import difflib
+def sound(device: Device, where: str) -> Device:
+    """The device, where its keys go together; else `UserError` with everything that is wrong."""
+    form, others = (SSH, "user@host or user@host:port") if device.reach == "ssh" else (SERIAL, "the serial number that `adb devices` shows")
+    wrong = []
+    if device.reach == "local" and device.address:
+        wrong.append("address: this machine has none; reach: ssh or adb is for others")
+    elif device.reach != "local" and not device.address:
+        wrong.append(f"the key address is missing: {others}, or {PLACEHOLDER!r} until there is one")
+    elif device.reach != "local" and device.addressed and not form.fullmatch(device.address):
+        wrong.append(f"address: {others} is wanted, not {device.address!r}")
+    if device.jump and not SSH.fullmatch(device.jump):
+        wrong.append(f"jump: user@host or user@host:port is wanted, not {device.jump!r}")
+    wrong += [
+        f"{key}: only ssh has one, and reach is {device.reach}"
+        for key in ("jump", "identity", "known_hosts") if getattr(device, key) and device.reach != "ssh"
+    ]  # fmt: skip
+    if device.emulate and device.architecture != "aarch64":
+        wrong.append("architecture: what is emulated is aarch64")
+    if not device.runtimes:
+        wrong.append(f"runtimes: name one, llama.cpp or {ONNX}")
+    if device.harness == NATIVE and not device.is_here and not device.architecture:
+        wrong.append("the key architecture is missing: the native harness is built for x86_64 or for aarch64")
+    if wrong:
+        raise UserError([Problem(message, where) for message in wrong])
+    return device
 
-    place = ".".join(map(str, found["loc"]))
-    if found["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(found["loc"][-1]), list(Device.model_fields), 1)
-        return Problem(f"unknown key {place!r}" + (f"; did you mean {near[0]}?" if near else ""), str(path))
-    message = found["msg"].removeprefix("Value error, ")
-    return Problem(f"{place}: {message}" if place else message, str(path))
+
+def parsed(address: str) -> tuple[str, str, str]:
+    """User, host and port of an ssh address; "" where it does not say."""
+    found = SSH.fullmatch(address)
+    if not found:
+        raise UserError(f"address: user@host or user@host:port is wanted, not {address!r}")
+    return found["user"] or "", found["six"] or found["host"], found["port"] or ""

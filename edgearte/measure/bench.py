@@ -16,16 +16,19 @@ from edgearte.records import Measurement
 HEADINGS = ("artifact", "MB", "peak MB", "load s", "first s", "prefill/s", "decode/s", "±", "p50 ms", "p90", "p99")
 
 
-def bench(paths: Sequence[Path], suite_name: str, threads: int = 0, devices: Sequence[str] = ("local",)) -> list[Measurement]:
+def bench(paths: Sequence[Path], suite_name: str, threads: int = 0, devices: Sequence[str] = ()) -> list[Measurement]:
     """One measurement per device and artifact. All paths and devices are checked before the first is measured."""
-    from edgearte.device.command import target
+    from edgearte.device.command import targets
+    from edgearte.device.remote import Remote
 
     suite = load_suite(suite_name)
-    runtimes = [detect_runtime(path) for path in paths]
-    return [
-        m for to in [target(name) for name in devices]
-        for m in interleaved(list(zip(paths, runtimes, strict=True)), suite, threads, to)
-    ]  # fmt: skip
+    artifacts = [(path, detect_runtime(path)) for path in paths]
+    found = targets(devices)
+    for to in found:
+        if isinstance(to, Remote):
+            for path, runtime in artifacts:
+                to.check(str(path), runtime)
+    return [m for to in found for m in interleaved(artifacts, suite, threads, to)]
 
 
 def interleaved(artifacts: Sequence[tuple[Path, str]], suite: Suite, threads: int, to: Target) -> list[Measurement]:

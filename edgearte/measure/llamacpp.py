@@ -178,7 +178,7 @@ class Engine:
         continuation is tokenized on its own, as a model would have to write it."""
         prompts = [self._prompt(row, 0) for row, _ in pairs]
         endings = [self.tokens(text, start=False) for _, text in pairs]
-        whole = [p + e for p, e in zip(prompts, endings, strict=True)]
+        whole = [p + e for p, e in zip(prompts, endings)]  # noqa: B905 (Python 3.9 runs this)
         groups = shared_prefixes([row.prefix for row, _ in pairs], prompts)
         self._open([(g.shared, [len(whole[i]) - g.shared for i in g.rows]) for g in groups])
         sums = [0.0] * len(pairs)
@@ -195,7 +195,7 @@ class Engine:
                     sums[index] += _log_probability(logits, token)
                 for sequence in range(1, self.parallel + 1):
                     self._drop(sequence)
-        return [(total, len(ending)) for total, ending in zip(sums, endings, strict=True)]
+        return [(total, len(ending)) for total, ending in zip(sums, endings)]  # noqa: B905
 
     def time_once(self, how: Timed) -> tuple[float, float, list[float]]:
         """Seconds to read the last turn's prompt, until its first token is chosen, and between the new tokens after that, a step of all
@@ -217,10 +217,12 @@ class Engine:
             first = time.perf_counter() - start
             steps = []
             position += len(prompt)
+            # What Python does in a step is the runtime's time to whoever reads the figures: as little as can be.
+            self._batch.fill(Work(tokens, [position] * how.batch, list(rows), list(rows)), slice(how.batch))
             for _ in range(how.new_tokens):
                 start = time.perf_counter()
-                work = Work(list(tokens), [position] * how.batch, list(rows), list(rows))
-                tokens = [int(logits.argmax()) for _, logits in self._decode(work)]
+                self._run(self._batch.again(tokens, position))
+                tokens = [int(self._logits(i).argmax()) for i in range(how.batch)]
                 steps.append(time.perf_counter() - start)
                 position += 1
         return read, first, steps
@@ -279,6 +281,7 @@ class Engine:
         if not self._context:
             raise UserError(f"llama.cpp has no room for {params.n_ctx} tokens of context:\n{log_text()}")
         self._room = params.n_ctx
+        self._views: dict[int, Logits] = {}  # by their addresses, which are the context's
         self._memory = self._c.llama_get_memory(self._context)
         self._batch = Batch(self._c, BATCH)
 
@@ -301,13 +304,23 @@ class Engine:
         taken."""
         for at in range(0, len(work.tokens), BATCH):
             part = slice(at, at + BATCH)
-            code = self._c.llama_decode(self._context, self._batch.fill(work, part))
-            if code:
-                raise UserError(f"llama.cpp failed to decode (code {code}):\n{log_text()}")
+            self._run(self._batch.fill(work, part))
             for i, tag in enumerate(work.tags[part]):
                 if tag is not None:
-                    pointer = self._c.llama_get_logits_ith(self._context, i)
-                    yield tag, np.ctypeslib.as_array(pointer, (self.vocabulary,))
+                    yield tag, self._logits(i)
+
+    def _run(self, batch: Any) -> None:
+        code = self._c.llama_decode(self._context, batch)
+        if code:
+            raise UserError(f"llama.cpp failed to decode (code {code}):\n{log_text()}")
+
+    def _logits(self, at: int) -> Logits:
+        """The logits after a token of the batch that was run last: a view, kept because making one takes long."""
+        pointer = self._c.llama_get_logits_ith(self._context, at)
+        address = ctypes.addressof(pointer.contents)
+        if address not in self._views:
+            self._views[address] = np.ctypeslib.as_array(pointer, (self.vocabulary,))
+        return self._views[address]
 
 
 def _log_probability(logits: Logits, token: int) -> float:

@@ -62,6 +62,13 @@ class Batch:
         self._batch.n_tokens = count
         return self._batch
 
+    def again(self, tokens: Sequence[int], position: int) -> Any:
+        """The llama_batch that was filled last, with these tokens in place of its own, all at one position."""
+        count = len(tokens)
+        self._tokens[:count] = tokens
+        self._positions[:count] = position
+        return self._batch
+
 
 def log_text() -> str:
     """What llama.cpp warned of since `clear_log`."""

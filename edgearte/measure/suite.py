@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
-import difflib
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
+from typing import Annotated
 
-from edgearte.errors import Problem, UserError
+from pydantic import ConfigDict, Field
+
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
 
 # What prompts are made of: repeated, and cut to the length that is wanted.
 PASSAGE = (
@@ -26,15 +29,17 @@ class Suite:
     `new_tokens` after it: behind `depth` tokens of context, `turns` times in one conversation, of which the last turn is timed, and in
     `batch` sequences side by side (llama.cpp alone)."""
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
     name: str
     about: str
-    prompt_tokens: int
-    new_tokens: int
-    repeats: int
-    warmups: int
-    depth: int = 0
-    turns: int = 1
-    batch: int = 1
+    prompt_tokens: Positive
+    new_tokens: Positive
+    repeats: Positive
+    warmups: Count
+    depth: Count = 0
+    turns: Positive = 1
+    batch: Positive = 1
 
     @property
     def context(self) -> int:
@@ -46,22 +51,4 @@ def load_suite(name: str) -> Suite:
     """The suite of this name, or of a user's own YAML file. `UserError` with everything that is wrong in it."""
     from edgearte import catalogue
 
-    path = str(catalogue.find("benchmarks", name))
-    data = catalogue.load("benchmarks", name)
-    known = {f.name for f in fields(Suite)}
-    problems = []
-    for key in data.keys() - known:
-        near = difflib.get_close_matches(str(key), known, 1)
-        problems.append(Problem(f"unknown key {key!r}" + (f"; did you mean {near[0]}?" if near else ""), path))
-    for field in fields(Suite):
-        value = data.get(field.name, field.default)
-        lowest = 0 if field.name in ("warmups", "depth") else 1
-        if value is MISSING:
-            problems.append(Problem(f"the key {field.name} is missing", path))
-        elif field.type == "str" and not isinstance(value, str):
-            problems.append(Problem(f"{field.name} must be text", path))
-        elif field.type == "int" and (type(value) is not int or value < lowest):
-            problems.append(Problem(f"{field.name} must be a whole number of at least {lowest}, not {value!r}", path))
-    if problems:
-        raise UserError(sorted(problems, key=str))
-    return Suite(**data)
+    return catalogue.read("benchmarks", name, Suite)

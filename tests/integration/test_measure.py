@@ -283,7 +283,7 @@ def test_the_child_needs_its_folder_numpy_and_a_runtime_only(
         print("modules:", *sorted({name.split(".")[0] for name in sys.modules}), file=sys.stderr)
         sys.exit(code)"""
     for artifact, runtime in ((smollm2, "llama.cpp"), (onnx[1], "onnxruntime-genai")):
-        for task in ({"kind": "measure", "suite": SUITE.__dict__},
+        for task in ({"kind": "measure", "suite": SUITE.__dict__, "passage": PASSAGE},
                      {"kind": "answer", "prompts": [{"text": "Hi"}], "max_tokens": 2, "stop": []}):  # fmt: skip
             job = json.dumps({**task, "artifact": str(artifact), "runtime": runtime, "threads": THREADS})
             child = subprocess.run(

@@ -1,36 +1,38 @@
-// The harness for a device that has nothing: the twin of harness.py and llamacpp.py in one static program over llama.cpp.
+// The harness for a device that has nothing: the twin of harness.py and llamacpp.py for GGUF files, one static program over llama.cpp.
 //
-// It reads one JSON job (a line on standard input) and prints one JSON record per line, as harness.py does; the two are held to the
-// same answers by the tests. Where EDGEARTE_MARK is set, it makes a system call that no kernel knows around each phase of the work,
-// so that an emulator that counts instructions can tell them apart (edgearte/device/count.c).
+// It reads one JSON job (a line on standard input) and prints one JSON record per line, as harness.py does; the tests hold the two to
+// the same answers. edgearte/device/native.py builds it.
+//
+// Where EDGEARTE_MARK is set it makes a system call that no kernel knows, 0xE47 with a phase and a number, at the borders of the work, so
+// that an emulator that counts instructions (edgearte/device/count.c) tells the parts apart; a kernel answers ENOSYS and nothing happens.
+//   1  a model is about to be loaded          2  it is loaded (the number is 0 for both)
+//   3  a prompt is about to be read, or what prompts begin with alike (how many tokens, in all sequences)
+//   4  it is read, and the first new token is chosen (the same number)
+//   5  one more new token is chosen in every sequence (its index, from 0)
 
-#include <fcntl.h>
 #include <sys/syscall.h>
-#include <sys/utsname.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
+#include <csignal>
 #include <cstdlib>
-#include <cstring>
-#include <fstream>
 #include <iostream>
 #include <map>
-#include <set>
-#include <sstream>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
 
-#include "ggml-backend.h"
+#include "ggml-cpu.h"
 #include "llama.h"
-#include "nlohmann/json.hpp"
+#include "machine.h"
 
-using nlohmann::json;
 using Tokens = std::vector<llama_token>;
 
 static const int BATCH = 512;  // tokens per call of llama_decode, as in llamacpp.py
+static const int PREFIX = 0;   // the sequence that holds a shared prefix; rows live in sequences 1, 2, …
 
 struct Mistake : std::runtime_error {  // the user's, not ours
     using std::runtime_error::runtime_error;
@@ -38,18 +40,9 @@ struct Mistake : std::runtime_error {  // the user's, not ours
 
 enum Phase { LOADING = 1, LOADED, READING, READ, WROTE };
 
-static void mark(Phase phase, long number = 0) {
+static void mark(Phase phase, size_t number = 0) {
     static const bool wanted = getenv("EDGEARTE_MARK") != nullptr;
-    if (wanted) syscall(0xE47, (long) phase, number);
-}
-
-static std::string warnings;  // what llama.cpp warned of, for a failure
-
-static void keep(ggml_log_level level, const char *text, void *) {
-    if (level == GGML_LOG_LEVEL_WARN || level == GGML_LOG_LEVEL_ERROR) {
-        warnings = (warnings + text).substr(std::max<long>(0, (long) (warnings.size() + strlen(text)) - 2000));
-        fputs(text, stderr);
-    }
+    if (wanted) syscall(0xE47, (long) phase, (long) number);
 }
 
 static void emit(const json &record) {
@@ -60,104 +53,32 @@ static double now() {
     return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-// ---- the machine -------------------------------------------------------------------------------------------------------
+static std::string warnings;  // what llama.cpp said last, for a failure
 
-static std::string text_of(const std::string &path) {
-    std::ifstream file(path);
-    std::stringstream all;
-    all << file.rdbuf();
-    std::string text = all.str();
-    while (!text.empty() && (isspace((unsigned char) text.back()) || text.back() == '\0')) text.pop_back();
-    return text;
+static void keep(ggml_log_level level, const char *text, void *) {
+    if (level != GGML_LOG_LEVEL_WARN && level != GGML_LOG_LEVEL_ERROR) return;
+    warnings += text;
+    if (warnings.size() > 2000) warnings.erase(0, warnings.size() - 2000);
+    fputs(text, stderr);
 }
 
-static std::string field(const std::string &text, const std::string &name) {  // "name   : value" of the first such line
-    std::istringstream lines(text);
-    for (std::string line; std::getline(lines, line);) {
-        size_t colon = line.find(':');
-        if (line.compare(0, name.size(), name) || colon == std::string::npos) continue;
-        size_t at = line.find_first_not_of(" \t", colon + 1);
-        return at == std::string::npos ? "" : line.substr(at);
-    }
-    return "";
+static std::string reason() {
+    std::string text = stripped(warnings);
+    return text.empty() ? "it gave no reason" : text;
 }
 
-static long kilobytes(const std::string &path, const std::string &name) {
-    return atol(field(text_of(path), name).c_str()) * 1024;
-}
+// ---- the engine, as llamacpp.py with one row at a time -----------------------------------------------------------------
 
-static int cores() {  // physical ones: siblings counted once
-    std::set<std::string> found;
-    int usable = (int) std::max(1u, std::thread::hardware_concurrency());
-    cpu_set_t mask;
-    bool known = sched_getaffinity(0, sizeof mask, &mask) == 0;
-    for (int n = 0; n < CPU_SETSIZE && known; n++) {
-        if (!CPU_ISSET(n, &mask)) continue;
-        std::string siblings =
-            text_of("/sys/devices/system/cpu/cpu" + std::to_string(n) + "/topology/thread_siblings_list");
-        found.insert(siblings.empty() ? std::to_string(n) : siblings);
-    }
-    return found.empty() ? usable : (int) found.size();
-}
-
-static json describe() {
-    static const char *FEATURES[] = {"sse4_2", "avx", "f16c", "fma", "avx2", "avx_vnni", "avx512f", "avx512_vnni",
-                                     "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16", "asimd", "neon", "asimdhp",
-                                     "asimddp", "i8mm", "bf16", "sve", "sve2", "sme"};
-    std::string info = text_of("/proc/cpuinfo");
-    std::string flags = " " + field(info, "flags") + field(info, "Features") + " ";
-    std::string name = field(info, "model name");
-    for (const char *other : {"Hardware", "Model"}) name = name.empty() ? field(info, other) : name;
-    if (name.empty()) name = text_of("/proc/device-tree/model");
-    json features = json::array();
-    for (const char *feature : FEATURES)
-        if (flags.find(std::string(" ") + feature + " ") != std::string::npos) features.push_back(feature);
-    utsname system{};
-    uname(&system);
-    double load[3];
-    bool loaded = getloadavg(load, 3) == 3;
-    std::string governor = text_of("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor");
-    return {{"cpu", name.empty() ? system.machine : name},
-            {"architecture", system.machine},
-            {"cores", cores()},
-            {"logical_cores", std::max(1u, std::thread::hardware_concurrency())},
-            {"features", features},
-            {"virtual", flags.find(" hypervisor ") != std::string::npos},
-            {"memory_bytes", kilobytes("/proc/meminfo", "MemTotal")},
-            {"memory_available_bytes", kilobytes("/proc/meminfo", "MemAvailable")},
-            {"os", field(text_of("/etc/os-release"), "PRETTY_NAME").empty() ? system.sysname : text_of("/etc/os-release")},
-            {"kernel", system.release},
-            {"governor", governor.empty() ? json() : json(governor)},
-            {"load_average", loaded ? json({load[0], load[1], load[2]}) : json()}};
-}
-
-static json conditions() {  // what the device tells of itself: conditions.py has more ways to ask
-    std::string clock = text_of("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq");
-    double hottest = 0;
-    for (int n = 0; n < 32; n++) {
-        std::string heat = text_of("/sys/class/thermal/thermal_zone" + std::to_string(n) + "/temp");
-        if (!heat.empty()) hottest = std::max(hottest, atof(heat.c_str()) / 1000);
-    }
-    return {{"clock_mhz", clock.empty() ? json() : json(atof(clock.c_str()) / 1000)},
-            {"temperature_c", hottest > 0 ? json(hottest) : json()},
-            {"throttled", nullptr},
-            {"energy_j", nullptr}};
-}
-
-static bool forget(const std::string &path) {  // have the system read the file from the disk again
-    int file = open(path.c_str(), O_RDONLY);
-    if (file < 0) return false;
-    fsync(file);
-    bool asked = posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED) == 0;
-    close(file);
-    return asked;
-}
-
-// ---- the engine --------------------------------------------------------------------------------------------------------
+struct Item {  // a token to decode
+    llama_token token;
+    int position, sequence;
+    bool wanted;  // whether the likeliest token after it is
+};
 
 class Engine {
 public:
-    int threads, context;
+    const int threads;
+    int context;
     const llama_vocab *vocab;
 
     Engine(const std::string &path, int wanted) : threads(wanted ? wanted : cores()) {
@@ -165,19 +86,18 @@ public:
         llama_model_params params = llama_model_default_params();
         params.n_gpu_layers = 0;
         warnings.clear();
-        model = llama_model_load_from_file(path.c_str(), params);
+        model.reset(llama_model_load_from_file(path.c_str(), params));
+        if (!model) throw Mistake(path + ": llama.cpp cannot load this file:\n" + reason());
+        vocab = llama_model_get_vocab(model.get());
+        context = llama_model_n_ctx_train(model.get());
+        ggml_threadpool_params pooled = ggml_threadpool_params_default(threads);
+        pool.reset(ggml_threadpool_new(&pooled));  // else threads are made anew for every token
         mark(LOADED);
-        if (!model) throw Mistake(path + ": llama.cpp cannot load this file:\n" + warnings);
-        vocab = llama_model_get_vocab(model);
-        context = llama_model_n_ctx_train(model);
     }
 
-    ~Engine() {
-        if (held) llama_free(held);
-        llama_model_free(model);
-    }
+    ~Engine() { llama_batch_free(batch); }
 
-    Tokens tokens(const std::string &text) const {  // special tokens in it parsed, BOS where the model wants one
+    Tokens tokens(const std::string &text) const {  // special tokens in it parsed, BOS before it where the model wants one
         Tokens ids(text.size() + 8);
         int count = llama_tokenize(vocab, text.data(), (int) text.size(), ids.data(), (int) ids.size(), false, true);
         if (count < 0) throw std::runtime_error("llama_tokenize wants more tokens than there are bytes");
@@ -187,118 +107,135 @@ public:
         return ids;
     }
 
-    std::string piece(llama_token token) const {
-        std::string bytes(64, '\0');
-        int size = llama_token_to_piece(vocab, token, bytes.data(), (int) bytes.size(), 0, false);
+    std::string piece(llama_token token) const {  // its bytes; none of a special token
+        std::string text(64, '\0');
+        int size = llama_token_to_piece(vocab, token, text.data(), (int) text.size(), 0, false);
         if (size < 0) {
-            bytes.resize(-size);
-            size = llama_token_to_piece(vocab, token, bytes.data(), (int) bytes.size(), 0, false);
+            text.resize(-size);
+            size = llama_token_to_piece(vocab, token, text.data(), (int) text.size(), 0, false);
         }
-        bytes.resize(size);
-        return bytes;
+        text.resize(size);
+        return text;
     }
 
-    void room(int length, int sequences) {  // a context for so many sequences of this length; kept while it is large enough
-        if (held && length * sequences <= spacious && sequences <= parallel) return clear();
-        if (held) llama_free(held);
+    void room(size_t cells, int sequences) {  // an empty context for so many tokens; kept: memory touched for the first time is slow
+        if (held && cells <= spacious) return llama_memory_clear(memory(), false);
         llama_context_params params = llama_context_default_params();
-        params.n_ctx = length * sequences + 256;
+        params.n_ctx = cells + 256;
         params.n_seq_max = sequences + 1;
         params.n_batch = params.n_ubatch = std::min<uint32_t>(BATCH, params.n_ctx);
         params.n_threads = params.n_threads_batch = threads;
-        params.kv_unified = true;
+        params.kv_unified = true;  // a forked prefix is then held once, not copied
         params.no_perf = true;
         warnings.clear();
-        held = llama_init_from_model(model, params);
-        if (!held) throw Mistake("llama.cpp has no room for " + std::to_string(params.n_ctx) + " tokens of context:\n" + warnings);
-        spacious = length * sequences;
-        parallel = sequences;
+        held.reset();
+        held.reset(llama_init_from_model(model.get(), params));
+        if (!held) throw Mistake("llama.cpp has no room for " + std::to_string(params.n_ctx) + " tokens of context:\n" + reason());
+        llama_attach_threadpool(held.get(), pool.get(), nullptr);
+        spacious = cells;
     }
 
-    void clear() { llama_memory_clear(llama_get_memory(held), false); }
+    llama_memory_t memory() const { return llama_get_memory(held.get()); }
 
-    void cut(int from) { llama_memory_seq_rm(llama_get_memory(held), 1, from, -1); }
-
-    // Decode the same tokens in sequences 1 to `sequences`; the likeliest next token of each.
-    Tokens read(const Tokens &ids, int position, int sequences) {
-        std::vector<Tokens> rows(sequences, ids);
-        return decode(rows, position);
-    }
-
-    Tokens decode(const std::vector<Tokens> &rows, int position) {
+    Tokens decode(const std::vector<Item> &work) {  // the likeliest next tokens where they are wanted
         Tokens next;
-        llama_batch batch = llama_batch_init(BATCH, 0, 1);
-        batch.n_tokens = 0;
-        auto run = [&] {
-            int code = llama_decode(held, batch);
-            if (code) throw Mistake("llama.cpp failed to decode (code " + std::to_string(code) + "):\n" + warnings);
-            for (int i = 0; i < batch.n_tokens; i++)
-                if (batch.logits[i]) next.push_back(likeliest(llama_get_logits_ith(held, i)));
-            batch.n_tokens = 0;
-        };
-        for (size_t row = 0; row < rows.size(); row++)
-            for (size_t k = 0; k < rows[row].size(); k++) {
-                int i = batch.n_tokens++;
-                batch.token[i] = rows[row][k];
-                batch.pos[i] = position + (int) k;
+        for (size_t from = 0; from < work.size(); from += BATCH) {
+            batch.n_tokens = (int) std::min<size_t>(BATCH, work.size() - from);
+            for (int i = 0; i < batch.n_tokens; i++) {
+                const Item &item = work[from + i];
+                batch.token[i] = item.token;
+                batch.pos[i] = item.position;
                 batch.n_seq_id[i] = 1;
-                batch.seq_id[i][0] = (int) row + 1;
-                batch.logits[i] = k + 1 == rows[row].size();
-                if (batch.n_tokens == BATCH) run();
+                batch.seq_id[i][0] = item.sequence;
+                batch.logits[i] = item.wanted;
             }
-        if (batch.n_tokens) run();
-        llama_batch_free(batch);
+            int code = llama_decode(held.get(), batch);
+            if (code) throw Mistake("llama.cpp failed to decode (code " + std::to_string(code) + "):\n" + reason());
+            for (int i = 0; i < batch.n_tokens; i++)
+                if (batch.logits[i]) next.push_back(likeliest(llama_get_logits_ith(held.get(), i)));
+        }
         return next;
     }
 
 private:
-    llama_model *model;
-    llama_context *held = nullptr;
-    int spacious = 0, parallel = 0;
+    template <auto Free> struct Freed {
+        template <class T> void operator()(T *thing) const { Free(thing); }
+    };
+    std::unique_ptr<llama_model, Freed<llama_model_free>> model;
+    std::unique_ptr<ggml_threadpool, Freed<ggml_threadpool_free>> pool;  // outlives the context that uses it
+    std::unique_ptr<llama_context, Freed<llama_free>> held;
+    llama_batch batch = llama_batch_init(BATCH, 0, 1);
+    size_t spacious = 0;
 
-    llama_token likeliest(const float *logits) const {
-        return (llama_token) (std::max_element(logits, logits + llama_vocab_n_tokens(vocab)) - logits);
+    llama_token likeliest(const float *logits) const {  // the first of the greatest; in lanes, since a compiler may not reorder floats
+        const int count = llama_vocab_n_tokens(vocab), LANES = 32;
+        float lanes[LANES];
+        std::fill(lanes, lanes + LANES, -INFINITY);
+        int i = 0;
+        for (; i + LANES <= count; i += LANES)
+            for (int k = 0; k < LANES; k++) lanes[k] = logits[i + k] > lanes[k] ? logits[i + k] : lanes[k];
+        float greatest = *std::max_element(lanes, lanes + LANES);
+        for (; i < count; i++) greatest = std::max(greatest, logits[i]);
+        return (llama_token) (std::find(logits, logits + count, greatest) - logits) % count;
     }
 };
 
-// ---- the jobs ----------------------------------------------------------------------------------------------------------
+static void add(std::vector<Item> &work, Tokens::const_iterator from, Tokens::const_iterator to, int position, int sequence, bool wanted) {
+    for (auto token = from; token != to; ++token) work.push_back({*token, position++, sequence, wanted && token + 1 == to});
+}
 
-static Tokens passage(const Engine &engine, const std::string &text, size_t length) {
+// ---- the jobs, as in harness.py ----------------------------------------------------------------------------------------
+
+struct Suite {
+    std::string name;
+    int prompt_tokens, new_tokens, repeats, warmups, depth, turns, batch;
+
+    explicit Suite(const json &s)
+        : name(s.at("name")), prompt_tokens(s.at("prompt_tokens")), new_tokens(s.at("new_tokens")), repeats(s.at("repeats")),
+          warmups(s.at("warmups")), depth(s.value("depth", 0)), turns(s.value("turns", 1)), batch(s.value("batch", 1)) {}
+
+    int needed() const { return depth + turns * (prompt_tokens + new_tokens); }
+};
+
+static Tokens passage(const Engine &engine, const std::string &text, size_t length) {  // exactly so many tokens of it, repeated
     size_t once = std::max<size_t>(engine.tokens(text).size() - 1, 1);
     std::string all;
-    for (size_t k = 0; k < (length + once - 1) / once; k++) all += text;
+    for (size_t k = 0; k * once < length; k++) all += text;
     Tokens ids = engine.tokens(all);
     ids.resize(std::min(length, ids.size()));
     return ids;
 }
 
 struct Run {
-    double prefill = 0, first = 0;
+    double prefill, first;
     std::vector<double> steps;
 };
 
-static Run time_once(Engine &engine, const Tokens &prompt, const json &suite) {  // as Engine.time_once of llamacpp.py
-    int depth = suite.value("depth", 0), turns = suite.value("turns", 1), batch = suite.value("batch", 1);
-    int length = suite.at("prompt_tokens"), count = suite.at("new_tokens"), position = 0;
-    engine.room(depth + turns * (length + count), batch);
-    engine.clear();
-    if (depth) engine.read(Tokens(prompt.begin(), prompt.begin() + depth), 0, batch);
-    position = depth;
+static Run time_once(Engine &engine, const Tokens &prompt, const Suite &suite) {
+    engine.room((size_t) suite.needed() * suite.batch, suite.batch);
+    auto read = [&](Tokens::const_iterator from, int length, int position) {
+        std::vector<Item> work;
+        for (int sequence = 1; sequence <= suite.batch; sequence++) add(work, from, from + length, position, sequence, true);
+        return engine.decode(work);
+    };
+    auto from = prompt.begin();
+    if (suite.depth) read(from, suite.depth, 0);
+    from += suite.depth;
+    int position = suite.depth;
     Run run;
-    for (int turn = 0; turn < turns; turn++) {
-        auto begin = prompt.begin() + depth + turn * length;
-        mark(READING, length);
+    for (int turn = 0; turn < suite.turns; turn++, from += suite.prompt_tokens) {
+        mark(READING, (size_t) suite.batch * suite.prompt_tokens);
         double start = now();
-        Tokens next = engine.read(Tokens(begin, begin + length), position, batch);
-        run.prefill = run.first = now() - start;
-        mark(READ, length);
-        position += length;
+        Tokens next = read(from, suite.prompt_tokens, position);
+        run.prefill = run.first = now() - start;  // choosing the token takes no time that could be seen
+        mark(READ, (size_t) suite.batch * suite.prompt_tokens);
+        position += suite.prompt_tokens;
         run.steps.clear();
-        for (int k = 0; k < count; k++, position++) {
+        std::vector<Item> work(suite.batch);
+        for (int k = 0; k < suite.new_tokens; k++, position++) {
             start = now();
-            std::vector<Tokens> rows;
-            for (llama_token token : next) rows.push_back({token});
-            next = engine.decode(rows, position);
+            for (int row = 0; row < suite.batch; row++) work[row] = {next[row], position, row + 1, true};
+            next = engine.decode(work);
             run.steps.push_back(now() - start);
             mark(WROTE, k);
         }
@@ -307,61 +244,116 @@ static Run time_once(Engine &engine, const Tokens &prompt, const json &suite) { 
 }
 
 static void measure(const json &job) {
-    const json &suite = job.at("suite");
-    std::string path = job.at("artifact");
+    const Suite suite(job.at("suite"));
+    const std::string path = job.at("artifact");
+    const int threads = job.value("threads", 0);
     json machine = describe();  // before we are the load
-    machine["llama.cpp"] = llama_print_system_info();
-    long before = kilobytes("/proc/self/status", "VmHWM");
-    bool cold = forget(path);
+    machine["llama-cpp-python"] = VERSION;  // whose package brought llama.cpp's source
+    machine["llama.cpp"] = stripped(llama_print_system_info());
+    const long before = bytes("/proc/self/status", "VmHWM");
+    const bool cold = forget(path);
     double start = now();
-    auto engine = std::make_unique<Engine>(path, job.value("threads", 0));
-    double seconds = now() - start;
+    auto engine = std::make_unique<Engine>(path, threads);
+    const double seconds = now() - start;
     emit({{"kind", "machine"}, {"machine", machine}, {"threads", engine->threads}});
-    int depth = suite.value("depth", 0), turns = suite.value("turns", 1), length = suite.at("prompt_tokens");
-    int needed = depth + turns * (length + suite.at("new_tokens").get<int>());
-    if (needed >= engine->context)
-        throw Mistake("suite " + suite.at("name").get<std::string>() + " needs " + std::to_string(needed) +
-                      " tokens of context, this artifact has " + std::to_string(engine->context));
-    Tokens prompt = passage(*engine, job.at("passage"), depth + turns * length);
-    int warmups = suite.at("warmups"), repeats = suite.at("repeats");
-    for (int number = 0; number < warmups + repeats; number++) {
+    if (suite.needed() >= engine->context)
+        throw Mistake("suite " + suite.name + " needs " + std::to_string(suite.needed()) + " tokens of context, this artifact has " +
+                      std::to_string(engine->context));
+    const Tokens prompt = passage(*engine, job.at("passage"), suite.depth + (size_t) suite.turns * suite.prompt_tokens);
+    for (int number = 0; number < suite.warmups + suite.repeats; number++) {
+        Watch watch;
+        start = now();
         Run run = time_once(*engine, prompt, suite);
-        if (number < warmups) continue;
+        if (number < suite.warmups) continue;
         json record = {{"kind", "run"}, {"prefill_s", run.prefill}, {"first_token_s", run.first}, {"steps_s", run.steps}};
-        record.update(conditions());
+        record.update(watch.read(now() - start));
         emit(record);
     }
     emit({{"kind", "memory"},
-          {"peak_bytes", kilobytes("/proc/self/status", "VmHWM")},
-          {"steady_bytes", kilobytes("/proc/self/status", "VmRSS")},
+          {"peak_bytes", bytes("/proc/self/status", "VmHWM")},
+          {"steady_bytes", bytes("/proc/self/status", "VmRSS")},
           {"before_load_bytes", before}});
     json loads = json::array();
     if (!cold) loads.push_back(seconds);
-    while ((int) loads.size() < repeats) {
+    while ((int) loads.size() < suite.repeats) {
         engine.reset();
         start = now();
-        engine = std::make_unique<Engine>(path, job.value("threads", 0));
+        engine = std::make_unique<Engine>(path, threads);
         loads.push_back(now() - start);
     }
     emit({{"kind", "load"}, {"cold_s", cold ? json(seconds) : json()}, {"load_s", loads}});
 }
 
+struct Group {  // rows that declare the same prefix, and how many tokens their prompts truly share
+    size_t shared = 0;
+    std::vector<size_t> rows;
+};
+
+static std::vector<Group> shared_prefixes(const json &prompts, const std::vector<Tokens> &ids) {
+    std::vector<Group> groups;
+    std::map<std::string, size_t> known;
+    for (size_t index = 0; index < ids.size(); index++) {
+        auto [at, unseen] = known.try_emplace(prompts[index].value("prefix", ""), groups.size());
+        if (unseen) groups.emplace_back();
+        groups[at->second].rows.push_back(index);
+    }
+    for (const auto &[prefix, number] : known) {
+        Group &group = groups[number];
+        if (prefix.empty() || group.rows.size() < 2) continue;
+        const Tokens &first = ids[group.rows[0]];
+        group.shared = first.size() - 1;  // one token is left over for each row to start from
+        for (size_t index : group.rows) {
+            size_t most = std::min(group.shared, ids[index].size() - 1);
+            group.shared = std::mismatch(first.begin(), first.begin() + most, ids[index].begin()).first - first.begin();
+        }
+    }
+    return groups;
+}
+
 static size_t whole(const std::string &text) {  // bytes of it without a last character that is still incomplete
     size_t start = text.size();
-    while (start > 0 && text.size() - start < 4 && ((unsigned char) text[start - 1] & 0xC0) == 0x80) start--;
+    while (start > 0 && text.size() - start < 3 && ((unsigned char) text[start - 1] & 0xC0) == 0x80) start--;
     if (start == 0) return text.size();
     unsigned char lead = (unsigned char) text[start - 1];
-    size_t length = lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : lead >= 0xC0 ? 2 : 1;
+    size_t length = lead >= 0xF5 ? 1 : lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : lead >= 0xC2 ? 2 : 1;
     return text.size() - start + 1 < length ? start - 1 : text.size();
+}
+
+static json write(Engine &engine, const Tokens &prompt, size_t shared, int most, const std::vector<std::string> &stops) {
+    std::vector<Item> work;
+    add(work, prompt.begin() + shared, prompt.end(), (int) shared, 1, true);
+    mark(READING, work.size());
+    llama_token token = engine.decode(work)[0];
+    mark(READ, work.size());
+    std::string text, ended;
+    int written = 0;
+    while (ended.empty()) {
+        written++;
+        text += llama_vocab_is_eog(engine.vocab, token) ? "" : engine.piece(token);
+        size_t end = std::string::npos;
+        for (const std::string &stop : stops) {
+            size_t at = stop.empty() ? std::string::npos : text.find(stop);
+            if (at != std::string::npos) end = std::min(end, at + stop.size());
+        }
+        if (llama_vocab_is_eog(engine.vocab, token)) ended = "eos";
+        else if (end != std::string::npos) text.resize(end), ended = "stop";
+        else if (written >= most) ended = "length";
+        else {
+            token = engine.decode({{token, (int) prompt.size() + written - 1, 1, true}})[0];
+            mark(WROTE, written - 1);
+        }
+    }
+    text.resize(whole(text));
+    return {{"text", text}, {"prompt_tokens", prompt.size()}, {"new_tokens", written}, {"ended", ended}};
 }
 
 static void answer(const json &job) {
     Engine engine(job.at("artifact"), job.value("threads", 0));
     const json &prompts = job.at("prompts");
-    int most = job.at("max_tokens");
-    std::vector<std::string> stops = job.at("stop");
+    const int most = job.at("max_tokens");
+    const std::vector<std::string> stops = job.at("stop");
+    const std::vector<size_t> skip = job.value("skip", std::vector<size_t>());
     std::vector<Tokens> ids;
-    size_t longest = 0;
     for (const json &p : prompts) {
         ids.push_back(engine.tokens(p.value("prefix", "") + p.at("text").get<std::string>()));
         if (ids.back().empty()) throw Mistake("a prompt is empty, and this model has no token to begin a text with");
@@ -369,45 +361,28 @@ static void answer(const json &job) {
             throw Mistake("a prompt of " + std::to_string(ids.back().size()) + " tokens and " + std::to_string(most) +
                           " new ones are more than the " + std::to_string(engine.context) +
                           " tokens this model was trained for; shorten the prompt or ask for fewer tokens");
-        longest = std::max(longest, ids.back().size());
     }
-    engine.room((int) longest + most, 1);
-    const Tokens *before = nullptr;
-    for (size_t index = 0; index < ids.size(); index++) {
-        const Tokens &prompt = ids[index];
-        size_t shared = 0;  // what the prompt before left in the context is not read again
-        if (before)
-            while (shared + 1 < std::min(prompt.size(), before->size()) && prompt[shared] == (*before)[shared]) shared++;
-        engine.cut((int) shared);
-        mark(READING, (long) (prompt.size() - shared));
-        llama_token token = engine.read(Tokens(prompt.begin() + shared, prompt.end()), (int) shared, 1)[0];
-        mark(READ, (long) (prompt.size() - shared));
-        std::string text, ended = "length";
-        int written = 0;
-        for (int position = (int) prompt.size(); written < most; position++) {
-            written++;
-            mark(WROTE, written);
-            if (llama_vocab_is_eog(engine.vocab, token)) {
-                ended = "eos";
-                break;
-            }
-            text += engine.piece(token);
-            size_t end = std::string::npos;
-            for (const std::string &stop : stops) {
-                size_t at = stop.empty() ? std::string::npos : text.find(stop);
-                if (at != std::string::npos) end = std::min(end, at + stop.size());
-            }
-            if (end != std::string::npos) {
-                text.resize(end);
-                ended = "stop";
-                break;
-            }
-            if (written < most) token = engine.read({token}, position, 1)[0];
+    const std::vector<Group> groups = shared_prefixes(prompts, ids);
+    size_t longest = 0;
+    for (const Group &group : groups)
+        for (size_t index : group.rows) longest = std::max(longest, group.shared + ids[index].size() + most);
+    engine.room(longest, 1);
+    for (const Group &group : groups) {
+        llama_memory_clear(engine.memory(), false);
+        std::vector<Item> prefix;
+        const Tokens &first = ids[group.rows[0]];
+        add(prefix, first.begin(), first.begin() + group.shared, 0, PREFIX, false);
+        mark(READING, prefix.size());
+        engine.decode(prefix);
+        mark(READ, prefix.size());
+        for (size_t index : group.rows) {
+            if (std::count(skip.begin(), skip.end(), index)) continue;
+            llama_memory_seq_cp(engine.memory(), PREFIX, 1, -1, -1);
+            json record = write(engine, ids[index], group.shared, most, stops);
+            record.update({{"kind", "answer"}, {"index", index}});
+            emit(record);
+            llama_memory_seq_rm(engine.memory(), 1, -1, -1);
         }
-        text.resize(whole(text));
-        emit({{"kind", "answer"}, {"index", index}, {"text", text}, {"prompt_tokens", prompt.size()},
-              {"new_tokens", written}, {"ended", ended}});
-        before = &prompt;
     }
 }
 
@@ -421,15 +396,17 @@ int main() {
     std::string line;
     std::getline(std::cin, line);
     try {
-        json job = json::parse(line);
-        if (job.value("tethered", false)) std::thread(tether).detach();
+        const json job = json::parse(line);
+        if (job.value("tethered", false)) {
+            signal(SIGINT, SIG_IGN);  // Ctrl-C is for the parent, which then lets go of the tether
+            std::thread(tether).detach();
+        }
         llama_log_set(keep, nullptr);
         llama_backend_init();
-        std::string kind = job.at("kind");
-        if (job.value("runtime", "llama.cpp") != "llama.cpp") throw Mistake("this harness runs GGUF files by llama.cpp alone");
-        if (kind == "measure") measure(job);
-        else if (kind == "answer") answer(job);
-        else throw Mistake("this harness knows measure and answer, not " + kind);
+        const std::string kind = job.at("kind"), runtime = job.at("runtime");
+        if (runtime != "llama.cpp") throw Mistake("this harness runs GGUF files with llama.cpp alone, not " + runtime);
+        if (kind != "measure" && kind != "answer") throw Mistake("this harness knows the jobs measure and answer, not " + kind);
+        kind == "measure" ? measure(job) : answer(job);
     } catch (const Mistake &error) {
         emit({{"kind", "error"}, {"message", error.what()}});
         return 2;

@@ -1,0 +1,142 @@
+"""What an artifact costs an ARM64 core, counted instead of timed: the instructions that its runtime executes under emulation."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from edgearte.child import how_ended
+from edgearte.device import emulator, native
+from edgearte.device.remote import python_harness
+from edgearte.errors import UserError
+from edgearte.measure.local import Unusable, checked
+from edgearte.measure.mark import LOADED, LOADING, READ, READING, WROTE
+from edgearte.measure.suite import PASSAGE, Suite
+
+SOURCE = Path(__file__).with_name("count.c")
+# A count depends on nothing but the program and its input: onnxruntime's telemetry and numpy's OpenBLAS would have threads of their own,
+# which come and go by the clock, and Python would order its sets anew in every process.
+QUIET = {"ORT_DISABLE_TELEMETRY": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "EDGEARTE_MARK": "1"}
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A phase that began or ended, its number, and the instructions executed until then."""
+
+    phase: int
+    number: int
+    executed: int
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Instructions executed to load an artifact, and for a token: of the prompt while it is read, and newly written, in the mean."""
+
+    load: int
+    prompt_token: float
+    new_token: float
+
+
+def count(artifact: Path, runtime: str, suite: Suite, root: Path, cpu: str, *, timeout_s: float = 3600) -> Counts:
+    """Count a suite's last turn, run once on one thread of an emulated core, after the suite's warm-ups. Only GGUF files need no root file
+    system there.
+
+    `Unusable` where the artifact fails there, or is not done in time (of this machine: the emulated one has no time).
+    """
+    job = {"kind": "measure", "artifact": str(artifact.resolve()), "runtime": runtime, "threads": 1,
+           "suite": asdict(replace(suite, repeats=1)), "passage": PASSAGE}  # fmt: skip
+    program, variables = harness(runtime, root, cpu)
+    qemu = _qemu()
+    with tempfile.TemporaryDirectory(prefix="edgearte-") as folder:
+        told = Path(folder) / "counts"
+        _, *given = emulator.command(root, cpu, program, plugin=f"{_option(plugin())},out={_option(told)}")
+        try:
+            done = subprocess.run([qemu, *given], input=json.dumps(job) + "\n", env={**QUIET, **variables}, capture_output=True,
+                                  encoding="utf-8", errors="replace", timeout=timeout_s, check=False)  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise Unusable(f"{artifact}: not done under emulation within {timeout_s:.0f} s; it was stopped") from None
+        for line in done.stdout.splitlines():
+            checked(json.loads(line), str(artifact), str(job["artifact"]))
+        if done.returncode:
+            raise Unusable(f"{artifact}: under emulation it {how_ended(done.returncode)}\nIt said last:\n{done.stderr[-1500:].strip()}")
+        return counted(read(told), suite)
+
+
+def harness(runtime: str, root: Path, cpu: str) -> tuple[list[str], dict[str, str]]:
+    """The ARM64 harness for a runtime: the program with its arguments, and the variables it needs."""
+    if runtime == "llama.cpp":
+        return [str(native.program("aarch64", emulator.features(cpu)))], {}
+    packed = python_harness()
+    name = f"harness-{hashlib.sha256(packed).hexdigest()[:16]}.zip"
+    place = _kept(native.CACHE / name, lambda partial: partial.write_bytes(packed))
+    variables = {"PYTHONPATH": f"{place}:{root / emulator.SITE}"}
+    interpreter = emulator.python(root)
+    # Python keeps the modules it has compiled; a process that still has to compile one lays its memory out otherwise, and counts 10⁻⁴ more.
+    ready = emulator.command(root, cpu, [interpreter, "-c", "import edgearte.measure.harness, edgearte.measure.genai"])
+    subprocess.run(ready, env={**os.environ, **QUIET, **variables}, capture_output=True, check=False)
+    return [interpreter, "-m", "edgearte.measure.harness"], variables
+
+
+def plugin() -> Path:
+    """The counting plugin for the qemu that is installed, compiled on first use."""
+    said = subprocess.run([_qemu(), "--version"], stdout=subprocess.PIPE, text=True, check=False).stdout
+    found = re.search(r"version (\d+)", said)
+    # The version of the plugins' interface to declare: from its own version 9 on qemu refuses those below 2, until then those above 1.
+    api = 2 if found and int(found[1]) >= 9 else 1
+    key = hashlib.sha256(SOURCE.read_bytes() + bytes([api])).hexdigest()[:16]
+    return _kept(native.CACHE / f"count-{key}.so", lambda partial: _compile(api, partial))
+
+
+def _compile(api: int, made: Path) -> None:
+    if not (compiler := shutil.which("cc")):
+        raise UserError("what counts instructions is compiled with cc, which is not installed: apt-get install gcc libc6-dev")
+    command = [compiler, f"-DAPI={api}", "-O2", "-shared", "-fPIC", "-o", str(made), str(SOURCE)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode:
+        raise UserError(f"{SOURCE} could not be compiled:\n{done.stdout[-1500:]}")
+
+
+def read(told: Path) -> list[Mark]:
+    """What the plugin wrote."""
+    return [Mark(*map(int, line.split())) for line in told.read_text("utf-8").splitlines()]
+
+
+def counted(marks: Sequence[Mark], suite: Suite) -> Counts:
+    """What the marks of one run of a suite tell."""
+    loading, loaded = (next(m.executed for m in marks if m.phase == phase) for phase in (LOADING, LOADED))
+    begun, last = (max(k for k, m in enumerate(marks) if m.phase == phase) for phase in (READING, WROTE))
+    asked, answered = (next(m.executed for m in marks[begun:] if m.phase == phase) for phase in (READING, READ))
+    return Counts(
+        load=loaded - loading,
+        prompt_token=(answered - asked) / (suite.batch * suite.prompt_tokens),
+        new_token=(marks[last].executed - answered) / (suite.batch * suite.new_tokens),
+    )
+
+
+def _qemu() -> str:
+    if not (found := shutil.which("qemu-aarch64")):
+        raise UserError(f"qemu-aarch64 not installed: apt-get install {emulator.PROGRAMS['qemu-aarch64']}")
+    return found
+
+
+def _kept(place: Path, make: Callable[[Path], object]) -> Path:
+    """What is made once, beside its place."""
+    if not place.is_file():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=place.parent) as partial:
+            made = Path(partial) / place.name
+            make(made)
+            made.replace(place)
+    return place
+
+
+def _option(path: Path) -> str:
+    return str(path).replace(",", ",,")
