@@ -41,11 +41,10 @@ def main() -> int:
     made = [a for a in export(source.folder, source.identity, [load_preset(n) for n in names], TEXTS, store) if a.path]
     recipe = Recipe.model_validate({
         "name": "foretold", "task": {"description": "-", "evaluation": {"file": "-"}}, "teacher": {"model": "-"}, "student": {"model": "-"},
-        "measure": {"suite": asked.suite, "threads": asked.threads},
     })  # fmt: skip
     to = destinations(recipe)
-    guessed = foretold(source.folder, names, to, recipe, store)["local"]
     suite = load_suite(asked.suite)
+    guessed = foretold(source.folder, names, to, suite, asked.threads, store)["local"]
     found = interleaved([(Path(a.path), a.runtime) for a in made], suite, asked.threads, to[0].target)
     errors: dict[str, list[float]] = {}
     print(f"{'preset':16} " + " ".join(f"{name:>24}" for name in ("size, MB", "peak memory, MB", "first token, s", "whole answer, s")))

@@ -44,13 +44,12 @@ def build(recipe_path: Path, overrides: list[str], runs: Path) -> Result:
 
 def _refuse_the_impossible(setup: Setup) -> None:
     """`UserError` where no artifact of the student can meet a device's budget, as far as can be foretold: before hours are spent."""
-    from edgearte.destination import destinations, foretold, impossible
+    from edgearte import delivery
+    from edgearte.destination import destinations, impossible
 
-    recipe = setup.recipe
-    if recipe.devices:
-        to = destinations(recipe)
-        guessed = foretold(setup.student.folder, [*recipe.export.presets, *recipe.close.cures], to, recipe, setup.store)
-        if problems := impossible(to, guessed, setup.student.parameters):
+    if setup.recipe.devices:
+        to = destinations(setup.recipe)
+        if problems := impossible(to, delivery.foreseen(setup, to), setup.student.parameters):
             raise UserError(problems)
 
 

@@ -282,11 +282,12 @@ def _bench(args: argparse.Namespace) -> int:
 
     if args.out:
         report.check(args.out)
-    old = compare.read(args.compare) if args.compare else {}
-    if old and (new := [name for name in (path.resolve().name for path in args.artifacts) if name not in old]):
-        raise UserError(f"{args.compare}: holds no measurement of {', '.join(new)}; it has {', '.join(old)}")
+    old = compare.read(args.compare) if args.compare else []
+    known = dict.fromkeys(m.artifact for m in old)
+    if old and (new := [name for name in (path.resolve().name for path in args.artifacts) if name not in known]):
+        raise UserError(f"{args.compare}: holds no measurement of {', '.join(new)}; it has {', '.join(known)}")
     measurements = bench(args.artifacts, args.suite, args.threads, args.device)
-    verdicts = [v for m in measurements if old for v in compare.compare(old[m.artifact], m)]
+    verdicts = [v for m in measurements if old for v in compare.against(old, m)]
     if args.out:
         report.write(args.out, measurements, verdicts)
     if args.json:

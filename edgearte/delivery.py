@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from edgearte import budget, decide, evaluate
+from edgearte import budget, decide, evaluate, steps
 from edgearte.budget import Figures, Verdict
 from edgearte.convert.describe import description
 from edgearte.convert.export import export
 from edgearte.convert.make import Calibration
 from edgearte.convert.presets import load_preset
-from edgearte.destination import Destination
+from edgearte.destination import Destination, foretold
 from edgearte.evaluate import Answer
 from edgearte.files import read_texts
 from edgearte.lm import weights
@@ -22,7 +22,6 @@ from edgearte.lm.base import rendered
 from edgearte.lm.deployed import Deployed
 from edgearte.lm.hf import TransformersLM
 from edgearte.measure.host import Unusable, measure
-from edgearte.measure.suite import load_suite
 from edgearte.records import Artifact, Example, Measurement, Question, from_dict
 from edgearte.setup import Setup
 from edgearte.steps import as_read
@@ -55,6 +54,12 @@ class Delivery:
     @property
     def unmet(self) -> tuple[Verdict, ...]:
         return tuple(v for v in self.verdicts if not v.preset)
+
+
+def foreseen(setup: Setup, to: Sequence[Destination]) -> dict[str, dict[str, Figures]]:
+    """What every artifact that may be made of the student is foretold to do, by device and preset."""
+    named = [*setup.recipe.export.presets, *setup.recipe.close.cures]
+    return foretold(setup.student.folder, named, to, steps.suite(setup), setup.recipe.measure.threads, setup.store)
 
 
 def deliver(
@@ -170,8 +175,7 @@ def made(artifact: Artifact) -> str:
 
 def measured(setup: Setup, artifact: Artifact, to: Destination) -> Measurement:
     """Latency and memory of an exported file on a device."""
-    m = setup.recipe.measure
-    suite = load_suite(m.suite)
+    m, suite = setup.recipe.measure, steps.suite(setup)
     options = {"artifact": made(artifact), "suite": suite, "threads": m.threads, "machine": to.identity}
     row = setup.store.value(
         "measure", 1, options,
@@ -184,20 +188,20 @@ def measured(setup: Setup, artifact: Artifact, to: Destination) -> Measurement:
 
 
 def foretold_first(
-    presets: Sequence[str], foretold: Mapping[str, Mapping[str, Figures]], destinations: Sequence[Destination]
+    presets: Sequence[str], guessed: Mapping[str, Mapping[str, Figures]], destinations: Sequence[Destination]
 ) -> tuple[str, ...]:
     """The presets that are worth making, those most likely to do first: within reach of the most devices, then the least beyond any
     limit, then the larger file, which loses less. What is out of every device's reach is left out."""
 
     def rank(preset: str) -> tuple[int, float, float]:
-        over = [budget.out_of_reach(b.limits, foretold[b.name][preset]) for b in destinations if preset in foretold.get(b.name, {})]
-        sizes = [f[preset].size or 0.0 for f in foretold.values() if preset in f]
+        over = [budget.out_of_reach(b.limits, guessed[b.name][preset]) for b in destinations if preset in guessed.get(b.name, {})]
+        sizes = [f[preset].size or 0.0 for f in guessed.values() if preset in f]
         return sum(map(bool, over)), max((m.times for some in over for m in some), default=0.0), -max(sizes, default=0.0)
 
-    reachable = [p for p in presets if _within_reach(p, foretold, destinations)]
+    reachable = [p for p in presets if _within_reach(p, guessed, destinations)]
     return tuple(sorted(reachable, key=rank)) if any(b.limited for b in destinations) else tuple(presets)
 
 
-def _within_reach(preset: str, foretold: Mapping[str, Mapping[str, Figures]], destinations: Sequence[Destination]) -> bool:
+def _within_reach(preset: str, guessed: Mapping[str, Mapping[str, Figures]], destinations: Sequence[Destination]) -> bool:
     """Whether any device may allow it, as far as can be foretold."""
-    return any(preset not in foretold.get(b.name, {}) or not budget.out_of_reach(b.limits, foretold[b.name][preset]) for b in destinations)
+    return any(preset not in guessed.get(b.name, {}) or not budget.out_of_reach(b.limits, guessed[b.name][preset]) for b in destinations)

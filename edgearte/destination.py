@@ -19,7 +19,7 @@ from edgearte.errors import Problem, UserError
 from edgearte.measure import roofline
 from edgearte.measure.host import LOCAL, Target
 from edgearte.measure.machine import cores, describe
-from edgearte.measure.suite import load_suite
+from edgearte.measure.suite import Suite
 from edgearte.recipe import Limits, Recipe
 from edgearte.store import Store
 
@@ -81,19 +81,19 @@ def destinations(recipe: Recipe) -> tuple[Destination, ...]:
 
 
 def foretold(
-    checkpoint: Path, names: Sequence[str], to: Sequence[Destination], recipe: Recipe, store: Store
+    checkpoint: Path, names: Sequence[str], to: Sequence[Destination], suite: Suite, threads: int, store: Store
 ) -> dict[str, dict[str, Figures]]:
-    """What the artifacts of a student will do on each device, by device and preset, before they are made. A student of an unknown shape
-    gets no figures."""
+    """What the artifacts of a student will do on each device, by device and preset, before they are made; `threads` 0 means the device's
+    own. A student of an unknown shape gets no figures."""
     try:
         shape = roofline.Shape.of_config(json.loads((checkpoint / "config.json").read_text("utf-8")))
     except (OSError, ValueError, KeyError):
         return {}
-    suite, presets = load_suite(recipe.measure.suite), [load_preset(name) for name in names]
+    presets = [load_preset(name) for name in names]
     found: dict[str, dict[str, Figures]] = {}
     for one in to:
-        threads = recipe.measure.threads or one.device.threads or (cores() if one.is_here else one.device.cores)
-        machine = _machine(one, threads, store)
+        own = one.device.threads or (cores() if one.is_here else one.device.cores)
+        machine = _machine(one, threads or suite.threads or own, store)
         found[one.name] = {
             p.name: budget.foretold(
                 roofline.foretell(shape, p, machine, suite.prompt_tokens, suite.new_tokens), suite.new_tokens

@@ -18,7 +18,7 @@ from edgearte.arte.preference_set import PreferenceSet
 from edgearte.assist.steps import weighed
 from edgearte.budget import Figures
 from edgearte.delivery import Checkpoint, Delivery, deliver
-from edgearte.destination import destinations, foretold
+from edgearte.destination import destinations
 from edgearte.errors import UserError
 from edgearte.evaluate import Answer
 from edgearte.lm.base import LM
@@ -103,7 +103,7 @@ def run(setup: Setup) -> Found:
 
     # export and measure: what counts is the file, on the devices it is for
     to = destinations(recipe)
-    guessed = foretold(setup.student.folder, [*recipe.export.presets, *recipe.close.cures], to, recipe, setup.store)
+    guessed = delivery.foreseen(setup, to)
     presets = delivery.foretold_first(recipe.export.presets, guessed, to)
 
     def out(arm: str, presets: Sequence[str], examples: Sequence[Example]) -> Delivery:

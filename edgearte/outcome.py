@@ -92,7 +92,8 @@ def closed(found: Found) -> r.Closing:
             brought = _brought(before[v.device], nearest, answers) if v.device in before else ""
             before[v.device] = (nearest, answers)
             missed = {preset: tuple(map(str, some)) for preset, some in v.missed.items()}
-            on.append(r.OnDevice(v.device, limits[v.device], v.preset, v.reason, v.story, dict(v.figures), missed, brought))
+            timed = dict(turn.delivered.measurements[v.device])
+            on.append(r.OnDevice(v.device, limits[v.device], v.preset, v.reason, v.story, dict(v.figures), missed, brought, timed))
         student = turn.delivered.student
         right = accuracy(a.grade for a in student.developed).accuracy if student.developed else None
         pairs = len(turn.taught.pairs) if turn.taught else 0

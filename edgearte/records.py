@@ -184,7 +184,8 @@ class Spread:
 @dataclass(frozen=True)
 class Measurement:
     """One artifact on one device. Seconds, tokens per second, bytes; `load_s` is warm, `cold_load_s` from the disk. What the device does
-    not tell of itself is `None`: clock and temperature, whether it held itself back, the energy of a run in joules."""
+    not tell of itself is `None`: clock and temperature, whether it held itself back, the energy of a run in joules. `token_bytes` are the
+    weights that are read to decode a token, `bandwidth` the bytes a second that the device reads with these threads."""
 
     artifact: str
     device: str
@@ -208,6 +209,15 @@ class Measurement:
     temperature_c: Spread | None = None
     throttled: bool | None = None
     run_j: Spread | None = None
+    batch: int = 1
+    token_bytes: int = 0
+    bandwidth: float | None = None
+
+    @property
+    def reached(self) -> float | None:
+        """The share of the memory's bandwidth that decoding reaches, by its weights alone: each step reads them once. What caches hold can
+        be read faster than the memory gives."""
+        return self.token_bytes * self.decode_tps.median / self.batch / self.bandwidth if self.bandwidth and self.token_bytes else None
 
     def doubts(self) -> list[str]:
         """Why these figures may not be the machine's best, in words."""

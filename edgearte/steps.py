@@ -32,6 +32,7 @@ from edgearte.lm.base import LM, rendered
 from edgearte.lm.calls import Calls
 from edgearte.lm.endpoint import Endpoint
 from edgearte.lm.hf import TransformersLM, form
+from edgearte.measure.suite import TASK, Suite, load_suite
 from edgearte.recipe import Recipe
 from edgearte.records import Draft, Example, Pair, Preference, Question
 from edgearte.setup import Setup, address
@@ -39,6 +40,7 @@ from edgearte.store import seed_of
 from edgearte.task import Task
 from edgearte.train import distill, dpo, match, sft
 
+TIMED = 8  # evaluation questions that a suite of the task's own prompts reads
 CHECKER_TIMEOUT = 600.0  # seconds a user's program may take for one round of drafts
 
 
@@ -53,6 +55,19 @@ def teacher(setup: Setup, folder: Path, number: int = 0) -> TransformersLM | End
 
 def student(setup: Setup, folder: Path) -> TransformersLM:
     return TransformersLM(folder, weights.identity(folder, setup.store), dtype=setup.recipe.student.dtype)
+
+
+def suite(setup: Setup) -> Suite:
+    """What is timed. A suite that reads the task's own prompts gets them: questions as the student is asked them."""
+    found = load_suite(setup.recipe.measure.suite)
+    if found.prompts != TASK:
+        return found
+    model = student(setup, setup.student.folder)
+    texts = rendered(model, [setup.asked(q.input) for q in setup.task.evaluation[:TIMED]])
+    lengths = sorted(len(model.tokenizer(text)["input_ids"]) for text in texts)
+    if lengths[-1] > found.prompt_tokens:
+        raise UserError(f"suite {found.name}: a question is asked in {lengths[-1]} tokens, and prompt_tokens cuts at {found.prompt_tokens}")
+    return replace(found, prompts=tuple(texts), prompt_tokens=lengths[-1])
 
 
 def not_at_hand(setup: Setup) -> str:

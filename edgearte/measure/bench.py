@@ -8,12 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from edgearte.errors import UserError
 from edgearte.measure.host import Target, run, told
 from edgearte.measure.machine import detect_runtime
-from edgearte.measure.suite import Suite, load_suite
+from edgearte.measure.suite import TASK, Suite, load_suite
 from edgearte.records import Measurement
 
-HEADINGS = ("artifact", "MB", "peak MB", "load s", "first s", "prefill/s", "decode/s", "±", "p50 ms", "p90", "p99")
+HEADINGS = ("artifact", "MB", "peak MB", "load s", "first s", "prefill/s", "decode/s", "±", "bw", "p50 ms", "p90", "p99", "J")
 
 
 def bench(paths: Sequence[Path], suite_name: str, threads: int = 0, devices: Sequence[str] = ()) -> list[Measurement]:
@@ -22,6 +23,9 @@ def bench(paths: Sequence[Path], suite_name: str, threads: int = 0, devices: Seq
     from edgearte.device.remote import Remote
 
     suite = load_suite(suite_name)
+    if suite.prompts == TASK:
+        raise UserError(f"suite {suite.name}: its prompts are those of a recipe, which edgearte build measures with (measure.suite: "
+                        f"{suite_name}); copy its file, and name a file of texts as prompts: in it")  # fmt: skip
     artifacts = [(path, detect_runtime(path)) for path in paths]
     found = targets(devices)
     for to in found:
@@ -46,7 +50,8 @@ def interleaved(artifacts: Sequence[tuple[Path, str]], suite: Suite, threads: in
 
 def cells(m: Measurement) -> list[str]:
     """A measurement under `HEADINGS`: medians. `±` is half of what lies between the slowest and the fastest run, of the median: where it is
-    large, measure again on a quieter machine."""
+    large, measure again on a quieter machine. `bw` is the share of the memory's bandwidth that decoding reaches, `J` the energy of a
+    run, where the device tells it."""
     half = (m.decode_tps.high - m.decode_tps.low) / 2 / m.decode_tps.median
     gaps = (m.inter_token_p50_s, m.inter_token_p90_s, m.inter_token_p99_s)
     return [
@@ -58,34 +63,53 @@ def cells(m: Measurement) -> list[str]:
         f"{m.prefill_tps.median:.0f}",
         f"{m.decode_tps.median:.1f}",
         f"{half:.0%}",
+        f"{m.reached:.0%}" if m.reached else "",
         *(f"{1000 * gap:.1f}" for gap in gaps),
+        f"{m.run_j.median:.3g}" if m.run_j else "",
     ]
+
+
+def by_device(measurements: Sequence[Measurement]) -> list[list[Measurement]]:
+    """Measurements by device, in the order of their first."""
+    found: dict[str, list[Measurement]] = {}
+    for m in measurements:
+        found.setdefault(m.device, []).append(m)
+    return list(found.values())
 
 
 def table(measurements: Sequence[Measurement]) -> None:
-    """Print the measurements as a table, the machine below it."""
+    """Print the measurements, a table a device with the machine below it."""
     from rich.console import Console
     from rich.table import Table
 
-    result = Table(caption=caption(measurements[0]) if measurements else None, caption_justify="left")
-    result.add_column(HEADINGS[0], overflow="fold")
-    for heading in HEADINGS[1:]:
-        result.add_column(heading, justify="right")
-    for m in measurements:
-        result.add_row(*cells(m))
-    Console(width=None if sys.stdout.isatty() else 120).print(result)
+    for some in by_device(measurements):
+        result = Table(title=f"on {some[0].device}", caption=caption(some), title_justify="left", caption_justify="left")
+        result.add_column(HEADINGS[0], overflow="fold")
+        for heading in HEADINGS[1:]:
+            result.add_column(heading, justify="right")
+        for m in some:
+            result.add_row(*cells(m))
+        Console(width=None if sys.stdout.isatty() else 130).print(result)
 
 
-def caption(m: Measurement) -> str:
-    """What the figures of a table depend on, in a line."""
-    machine = m.machine
-    load = machine.get("load_average")
+def caption(some: Sequence[Measurement]) -> str:
+    """What the figures of a device's table depend on, and why they may not be its best, in a line."""
+    first, machine = some[0], some[0].machine
+    load, hot, clocks = machine.get("load_average"), [m.temperature_c.high for m in some if m.temperature_c], [m.clock_mhz for m in some]
     parts = [
-        f"{m.prompt_tokens} prompt and {m.new_tokens} new tokens, rates in tokens/s, median of {m.decode_tps.runs}",
-        f"threads: {m.threads}",
+        f"{first.prompt_tokens} prompt and {first.new_tokens} new tokens, rates in tokens/s, median of {first.decode_tps.runs}",
+        f"threads: {first.threads}",
         f"{machine.get('cpu')}, {machine.get('cores')} cores, {machine.get('memory_bytes', 0) / 1e9:.0f} GB",
         f"load average before: {load[0]}" if load else "",
+        f"bw: of {max(read) / 1e9:.1f} GB/s that these threads read" if (read := [m.bandwidth for m in some if m.bandwidth]) else "",
+        f"up to {max(hot):.0f} °C" if hot else "",
+        f"{min(c.low for c in clocks if c):.0f} to {max(c.high for c in clocks if c):.0f} MHz" if all(clocks) else "",
     ]
-    if doubts := m.doubts():
-        parts.append(f"{'; '.join(doubts)}: these figures may be lower than the machine's best")
+    doubted: dict[str, list[str]] = {}
+    for m in some:
+        for doubt in m.doubts():
+            doubted.setdefault(doubt, []).append(m.artifact)
+    for doubt, artifacts in doubted.items():
+        whose = f" ({', '.join(artifacts)})" if len(artifacts) < len(some) else ""
+        parts.append(f"{doubt}{whose}: these figures may be lower than the device's best")
     return "; ".join(p for p in parts if p)

@@ -31,8 +31,8 @@ class Verdict:
     why: str = ""
 
 
-def read(path: Path) -> dict[str, Measurement]:
-    """Measurements that `edgearte bench --json` printed, by artifact; `UserError` where that is something else."""
+def read(path: Path) -> list[Measurement]:
+    """Measurements that `edgearte bench --json` printed; `UserError` where that is something else."""
     from pydantic import TypeAdapter, ValidationError
 
     try:
@@ -45,7 +45,13 @@ def read(path: Path) -> dict[str, Measurement]:
         raise UserError(f"{path}: no record of edgearte bench --json: {error.errors()[0]['msg']}") from error
     if not found:
         raise UserError(f"{path}: holds no measurement")
-    return {m.artifact: m for m in found}
+    return found
+
+
+def against(old: Sequence[Measurement], new: Measurement) -> list[Verdict]:
+    """A verdict on every figure of a new measurement; where its device was not measured then, against the artifact on another."""
+    of_it = [m for m in old if m.artifact == new.artifact]
+    return compare(next((m for m in of_it if m.device == new.device), of_it[0]), new)
 
 
 def compare(old: Measurement, new: Measurement) -> list[Verdict]:
@@ -55,15 +61,15 @@ def compare(old: Measurement, new: Measurement) -> list[Verdict]:
     doubts = [f"{name} {then!r}, now {now!r}" for name, (then, now) in both.items() if then != now]
     why = f"measured otherwise then: {'; '.join(doubts)}" if doubts else ""
     busy = [when for when, m in (("then", old), ("now", new)) if m.busy()]
-    found = []
+    found, called = [], new.artifact + ("" if new.device == "local" else f" on {new.device}")
     for figure, name in SPEEDS.items():
         before, after = getattr(old, name), getattr(new, name)
         if name.endswith("_tps"):  # as the time a token takes, so that more is worse in all figures
             before, after = _inverse(before), _inverse(after)
         doubt = why or (f"other work was running {' and '.join(busy)}" if busy else _noise(before, after))
-        found.append(_verdict(new.artifact, figure, after.median / before.median, doubt))
-    found.append(_verdict(new.artifact, "peak memory", new.peak_memory_bytes / old.peak_memory_bytes, why))
-    found.append(_verdict(new.artifact, "file", new.file_bytes / old.file_bytes, ""))
+        found.append(_verdict(called, figure, after.median / before.median, doubt))
+    found.append(_verdict(called, "peak memory", new.peak_memory_bytes / old.peak_memory_bytes, why))
+    found.append(_verdict(called, "file", new.file_bytes / old.file_bytes, ""))
     return found
 
 

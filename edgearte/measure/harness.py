@@ -56,8 +56,9 @@ def main() -> int:
 
 
 def measure(job: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> None:
-    """Time the suite. Records: `machine`, one `run` per repeat with the device's conditions, `memory`, `load` with the seconds of every
-    load: `cold_s` from the disk, where the system could be asked to forget the file, and the others."""
+    """Time the suite. Records: `machine`, one `run` per repeat (and prompt) with the device's conditions, `memory`, `load` with the seconds
+    of every load: `cold_s` from the disk, where the system could be asked to forget the file, and the others; `bandwidth`, bytes a second
+    that these threads read."""
     suite, artifact = job["suite"], Path(job["artifact"])
     described = machine.describe()  # before we are the load
     _engine(job)
@@ -65,19 +66,16 @@ def measure(job: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> None
     cold = machine.forget(artifact)
     engine, seconds = _load(job)
     emit({"kind": "machine", "machine": {**described, **engine.versions}, "threads": engine.threads})
-    read, write, turns = suite["prompt_tokens"], suite["new_tokens"], suite.get("turns", 1)
-    depth, batch = suite.get("depth", 0), suite.get("batch", 1)
-    needed = depth + turns * (read + write)
-    prompt = passage(engine.tokens, job["passage"], depth + turns * read)
+    todo = timed(suite, job["passage"], engine.tokens)
+    needed = max(how.length for how in todo)
     if needed >= engine.context:
         raise UserError(f"suite {suite['name']} needs {needed} tokens of context, this artifact has {engine.context}")
-    how = Timed(prompt[:depth], [prompt[depth + k * read :][:read] for k in range(turns)], write, batch)
-    for number in range(suite["warmups"] + suite["repeats"]):
+    for number, how in enumerate([todo[0]] * suite["warmups"] + todo * suite["repeats"]):
         watch, start = Watch(), time.perf_counter()
         spent, first, steps = engine.time_once(how)
         if number >= suite["warmups"]:
-            conditions = watch.read(time.perf_counter() - start)
-            emit({"kind": "run", "prefill_s": spent, "first_token_s": first, "steps_s": steps, **conditions})
+            conditions, read = watch.read(time.perf_counter() - start), len(how.turns[-1])
+            emit({"kind": "run", "prompt_tokens": read, "prefill_s": spent, "first_token_s": first, "steps_s": steps, **conditions})
     emit({"kind": "memory", "peak_bytes": machine.peak_memory(), "steady_bytes": machine.memory(), "before_load_bytes": before})
     loads = [] if cold else [seconds]
     while len(loads) < suite["repeats"]:
@@ -85,6 +83,22 @@ def measure(job: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> None
         engine, again = _load(job)
         loads.append(again)
     emit({"kind": "load", "cold_s": seconds if cold else None, "load_s": loads})
+    engine.close()
+    from edgearte.measure.probe import bandwidth
+
+    emit({"kind": "bandwidth", "bytes_per_s": bandwidth(engine.threads)})
+
+
+def timed(suite: dict[str, Any], text: str, tokens: Callable[[str], list[int]]) -> list[Timed]:
+    """What a suite has timed: each of its prompts, or the text cut to its lengths. The longest prompt comes first: its room is made before
+    anything is timed."""
+    read, write, turns = suite["prompt_tokens"], suite["new_tokens"], suite.get("turns", 1)
+    depth, batch = suite.get("depth", 0), suite.get("batch", 1)
+    if prompts := suite.get("prompts"):
+        cut = sorted((tokens(prompt)[:read] for prompt in prompts), key=len, reverse=True)
+        return [Timed([], [ids], write, batch) for ids in cut]
+    ids = passage(tokens, text, depth + turns * read)
+    return [Timed(ids[:depth], [ids[depth + k * read :][:read] for k in range(turns)], write, batch)]
 
 
 def answer(job: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> None:

@@ -9,8 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
+from edgearte.measure.header import embedding_alone
 from edgearte.measure.local import LOCAL, Unusable
-from edgearte.measure.machine import size_of
+from edgearte.measure.machine import parts, size_of
 from edgearte.measure.suite import PASSAGE, Suite
 from edgearte.records import Measurement, Spread
 
@@ -43,7 +44,8 @@ def run(
     artifact: Path, runtime: str, suite: Suite, *, threads: int = 0, timeout_s: float = 3600, target: Target = LOCAL
 ) -> list[dict[str, Any]]:
     """The records of one run of the harness on a suite."""
-    job = {"kind": "measure", "artifact": str(artifact), "runtime": runtime, "threads": threads, "suite": asdict(suite), "passage": PASSAGE}
+    job = {"kind": "measure", "artifact": str(artifact), "runtime": runtime, "threads": threads or suite.threads,
+           "suite": asdict(suite), "passage": PASSAGE}  # fmt: skip
     return list(target.records(job, timeout_s))
 
 
@@ -61,14 +63,14 @@ def told(artifact: Path, suite: Suite, records: Sequence[dict[str, Any]], name: 
         suite=suite.name,
         load_s=_spread([seconds for r in loads for seconds in r["load_s"]]),
         first_token_s=_spread([r["first_token_s"] for r in runs]),
-        prefill_tps=_spread([suite.batch * suite.prompt_tokens / r["prefill_s"] for r in runs]),
+        prefill_tps=_spread([suite.batch * r["prompt_tokens"] / r["prefill_s"] for r in runs]),
         decode_tps=_spread([suite.batch * suite.new_tokens / sum(r["steps_s"]) for r in runs]),
         inter_token_p50_s=_percentile(steps, 0.50),
         inter_token_p90_s=_percentile(steps, 0.90),
         inter_token_p99_s=_percentile(steps, 0.99),
         peak_memory_bytes=max(r["peak_bytes"] for r in memory),
         file_bytes=size_of(artifact),
-        prompt_tokens=suite.prompt_tokens,
+        prompt_tokens=round(statistics.median(r["prompt_tokens"] for r in runs)),
         new_tokens=suite.new_tokens,
         threads=about["threads"],
         machine={**about["machine"], "memory_before_load_bytes": memory[0]["before_load_bytes"]},
@@ -78,6 +80,9 @@ def told(artifact: Path, suite: Suite, records: Sequence[dict[str, Any]], name: 
         temperature_c=_told(runs, "temperature_c"),
         throttled=any(held) if (held := [r["throttled"] for r in runs if r["throttled"] is not None]) else None,
         run_j=_told(runs, "energy_j"),
+        batch=suite.batch,
+        token_bytes=size_of(artifact) - embedding_alone(parts(artifact)),
+        bandwidth=max((r["bytes_per_s"] for r in records if r["kind"] == "bandwidth"), default=None),
     )
 
 

@@ -90,6 +90,11 @@ def memory() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
+def available_memory() -> int:
+    """Bytes that programs may still take; a small board's, where the system does not say."""
+    return _memory()[1] or 128 << 20
+
+
 def forget(artifact: Path) -> bool:
     """Have the system forget what it holds of an artifact's files, so that they are read from the disk again; whether it can be asked."""
     if not hasattr(os, "posix_fadvise"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import tempfile
 import threading
 import time
@@ -11,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from edgearte.measure import machine
 from edgearte.measure.roofline import BITS
 
 TYPES = ("f16", "q8_0", "q6_k", "q5_1", "q5_0", "q4_1", "q4_0", "q5_k", "q4_k", "q3_k", "q2_k", "iq4_nl", "iq4_xs")
 WIDTH, FEED, LAYERS = 1024, 4096, 4  # 67 M weights: more than caches hold, in most types
 PROMPT, STEPS = 128, 12
-BLOCK = 256 << 20  # bytes that are read
+BLOCK = 256 << 20  # bytes that are read, where a quarter of what is free is as much
 
 
 def probe(threads: int) -> dict[str, Any]:
@@ -36,7 +39,7 @@ def probe(threads: int) -> dict[str, Any]:
         tiny_gguf.write_like(path, "q8_0", width=narrow, feed=narrow, layers=24)
         _, step = _timed(path, threads)
         weights = 7 * narrow * narrow
-    # llama.cpp may read faster than numpy sums: the best that was seen is what the memory gives.
+    # The best that was seen is what the memory gives.
     read_by_products = max(found[type]["vector"] * BITS[type] / 8 for type in found)
     return {
         "read_gb_per_s": max(bandwidth(threads), read_by_products) / 1e9,
@@ -59,12 +62,15 @@ def _timed(path: Path, threads: int) -> tuple[float, float]:
 
 
 def bandwidth(threads: int) -> float:
-    """Bytes a second that so many threads read together, at best: numpy lets go of the interpreter while it sums."""
-    block = np.ones(BLOCK // 8, np.float64)
+    """Bytes a second that so many threads read together, at best, in a C library's search for a byte that is not there: it does nothing
+    but read, and ctypes lets go of the interpreter meanwhile."""
+    search = ctypes.CDLL(None if os.name == "posix" else "msvcrt").memchr
+    search.argtypes, search.restype = (ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t), ctypes.c_void_p
+    block = np.ones(min(BLOCK, machine.available_memory() // 4), np.uint8)
     parts = np.array_split(block, max(threads, 1))
     best = 0.0
     for _ in range(5):
-        workers = [threading.Thread(target=np.sum, args=(part,)) for part in parts]
+        workers = [threading.Thread(target=search, args=(part.ctypes.data, 0, part.nbytes)) for part in parts]
         start = time.perf_counter()
         for worker in workers:
             worker.start()

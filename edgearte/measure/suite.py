@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
+from edgearte.errors import UserError
+
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
+TASK = "task"
 
 # What prompts are made of: repeated, and cut to the length that is wanted.
 PASSAGE = (
@@ -27,7 +30,11 @@ PASSAGE = (
 class Suite:
     """What is timed. After `warmups` runs that do not count, `repeats` runs each read a prompt of exactly `prompt_tokens` and write
     `new_tokens` after it: behind `depth` tokens of context, `turns` times in one conversation, of which the last turn is timed, and in
-    `batch` sequences side by side (llama.cpp alone)."""
+    `batch` sequences side by side (llama.cpp alone).
+
+    `prompts` are read in place of the passage, each whole if it has no more than `prompt_tokens`, and all of them `repeats` times; a text
+    is the name of a file of them, one a line or .jsonl, or `TASK`: the questions of a recipe, as its student is asked them. `threads` are
+    those that nobody asks otherwise for; 0: the device's own."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
@@ -40,6 +47,8 @@ class Suite:
     depth: Count = 0
     turns: Positive = 1
     batch: Positive = 1
+    threads: Count = 0
+    prompts: str | tuple[str, ...] = ()
 
     @property
     def context(self) -> int:
@@ -48,7 +57,16 @@ class Suite:
 
 
 def load_suite(name: str) -> Suite:
-    """The suite of this name, or of a user's own YAML file. `UserError` with everything that is wrong in it."""
+    """The suite of this name, or of a user's own YAML file, with the texts of its prompts where it names a file of them. `UserError` with
+    everything that is wrong in it."""
     from edgearte import catalogue
+    from edgearte.files import read_texts
 
-    return catalogue.read("benchmarks", name, Suite)
+    suite, path = catalogue.read("benchmarks", name, Suite), catalogue.find("benchmarks", name)
+    if suite.prompts and (suite.depth or suite.turns > 1):
+        raise UserError(f"{path}: prompts: they are read alone; leave out depth and turns")
+    if not all(text.strip() for text in suite.prompts):
+        raise UserError(f"{path}: prompts: one of them is empty")
+    if isinstance(suite.prompts, str) and suite.prompts not in ("", TASK):
+        suite = replace(suite, prompts=tuple(read_texts(path.parent / suite.prompts)))
+    return suite

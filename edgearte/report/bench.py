@@ -14,7 +14,7 @@ from edgearte.measure.compare import Verdict
 from edgearte.records import Measurement
 
 FORMS = (".json", ".md", ".html")
-Table = tuple[Sequence[str], Sequence[Sequence[str]]]  # headings, and rows of cells
+Table = tuple[str, Sequence[str], Sequence[Sequence[str]], str]  # title, headings, rows of cells, and what the figures depend on
 
 
 def check(out: Path) -> None:
@@ -39,22 +39,25 @@ def write(out: Path, measurements: Sequence[Measurement], verdicts: Sequence[Ver
     if out.suffix == ".json":
         write_text(out, records(measurements, verdicts))
         return
-    tables: list[Table] = [(bench.HEADINGS, [bench.cells(m) for m in measurements])]
+    tables: list[Table] = [
+        (f"On {some[0].device}", bench.HEADINGS, [bench.cells(m) for m in some], bench.caption(some))
+        for some in bench.by_device(measurements)
+    ]
     if verdicts:
-        tables.append((compare.HEADINGS, [compare.cells(v) for v in verdicts]))
-    said = bench.caption(measurements[0])
-    write_text(out, _markdown(tables, said) if out.suffix == ".md" else _html(tables, said, measurements[0].suite))
+        tables.append(("Against earlier figures", compare.HEADINGS, [compare.cells(v) for v in verdicts], ""))
+    write_text(out, _markdown(tables) if out.suffix == ".md" else _html(tables, measurements[0].suite))
 
 
-def _markdown(tables: Sequence[Table], said: str) -> str:
+def _markdown(tables: Sequence[Table]) -> str:
     parts = []
-    for headings, rows in tables:
+    for title, headings, rows, said in tables:
         lines = [headings, ["---", *["--:"] * (len(headings) - 1)], *rows]
-        parts.append("".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines))
-    return "\n".join([*parts, said + "\n"])
+        body = "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+        parts.append(f"**{title}**\n\n{body}" + (f"\n{said}\n" if said else ""))
+    return "\n".join(parts)
 
 
-def _html(tables: Sequence[Table], said: str, suite: str) -> str:
+def _html(tables: Sequence[Table], suite: str) -> str:
     from edgearte.report.html import environment
 
-    return environment().get_template("bench.html.j2").render(tables=tables, said=said, suite=suite)
+    return environment().get_template("bench.html.j2").render(tables=tables, suite=suite)

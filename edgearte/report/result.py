@@ -290,7 +290,7 @@ class Decision:
 @dataclass(frozen=True)
 class OnDevice:
     """How a device's budget was met in one turn: by `preset`, or by none. What each artifact did there, by preset, and the limits it missed
-    in words; `brought` says what the turn changed against the one before."""
+    in words; `brought` says what the turn changed against the one before. An emulated device has no `measurements`."""
 
     device: str
     limits: dict[str, Any]
@@ -300,6 +300,7 @@ class OnDevice:
     figures: dict[str, Figures]
     missed: dict[str, tuple[str, ...]]
     brought: str = ""
+    measurements: dict[str, Measurement] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,7 @@ def test_a_host_that_is_gone_leaves_no_process_and_no_job(server: sshd.Server) -
     running = to.records(job, None)
     next(running)
     assert harnesses(server.home)
-    to._shell.command = lambda script: ["false"]  # type: ignore[method-assign]  # from here on, this host reaches nothing
+    to._shell._prefix = ["false"]  # from here on, this host reaches nothing
     server.cut()
     assert until(lambda: not harnesses(server.home) and not left(server.home), 25)
     del running

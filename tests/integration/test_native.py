@@ -14,6 +14,7 @@ import pytest
 from edgearte.device import native
 from edgearte.errors import UserError
 from edgearte.measure.conditions import Watch
+from edgearte.measure.harness import timed
 from edgearte.measure.llamacpp import Engine
 from edgearte.measure.machine import describe
 from edgearte.measure.rows import Row
@@ -57,7 +58,7 @@ def run(program: Path | list[str], job: dict[str, Any] | str) -> tuple[int, list
     return done.returncode, [json.loads(record) for record in done.stdout.splitlines()]
 
 
-def measured(program: Path | list[str], **suite: int) -> list[dict[str, Any]]:
+def measured(program: Path | list[str], **suite: Any) -> list[dict[str, Any]]:
     code, records = run(program, {"kind": "measure", "suite": SUITE | suite, "passage": PASSAGE})
     assert code == 0, records
     return records
@@ -87,22 +88,33 @@ def test_rows_that_are_to_be_skipped_change_nothing_for_the_others(program: Path
 
 
 def test_it_measures_and_describes_the_machine_as_python_does(program: Path) -> None:
-    machine, *runs, memory, load = measured(program)
-    assert [r["kind"] for r in (machine, *runs, memory, load)] == ["machine", "run", "run", "memory", "load"]
+    machine, *runs, memory, load, bandwidth = records = measured(program)
+    assert [r["kind"] for r in records] == ["machine", "run", "run", "memory", "load", "bandwidth"]
     of_the_moment = {"load_average", "memory_available_bytes"}
     here = {k: v for k, v in describe().items() if k not in of_the_moment | {"python"}}
     assert machine["threads"] == 1
     assert of_the_moment < machine["machine"].keys()
     assert here == {k: machine["machine"][k] for k in here}
     for r in runs:
-        assert r.keys() == {"kind", "prefill_s", "first_token_s", "steps_s", "clock_mhz", "temperature_c", "throttled", "energy_j"}
-        assert len(r["steps_s"]) == 6
+        assert r.keys() == {"kind", "prompt_tokens", "prefill_s", "first_token_s", "steps_s", *Watch().read(1.0)}
+        assert (r["prompt_tokens"], len(r["steps_s"])) == (40, 6)
         assert 0 < r["prefill_s"] <= r["first_token_s"]
         assert min(r["steps_s"]) > 0
     assert memory["before_load_bytes"] < 20e6
     assert 0.8 * smollm2().stat().st_size < memory["steady_bytes"] <= memory["peak_bytes"] < 10 * smollm2().stat().st_size
     assert load["cold_s"] > 0
     assert len(load["load_s"]) == 2
+    assert bandwidth["bytes_per_s"] > 1e8
+
+
+def test_it_reads_prompts_of_a_suite_as_python_does(program: Path) -> None:
+    texts = ["Count the crates.", PASSAGE, "Will it still run?"]
+    _, *runs, _, _, _ = measured(program, prompts=texts, warmups=0)
+    engine = Engine(smollm2(), threads=1)
+    todo = timed({**SUITE, "prompts": texts}, PASSAGE, engine.tokens)
+    engine.close()
+    assert [r["prompt_tokens"] for r in runs] == [len(how.turns[0]) for how in todo] * 2
+    assert runs[0]["prompt_tokens"] == 40  # cut
 
 
 BOARD = {
@@ -144,8 +156,8 @@ def test_what_a_device_tells_of_itself_is_read_as_python_reads_it(program: Path,
 
 
 def test_a_suite_with_depth_turns_and_a_batch_takes_room_for_all_of_it(program: Path) -> None:
-    _, _, before, _ = measured(program, repeats=1, warmups=0)
-    _, run_, after, _ = measured(program, repeats=1, warmups=0, depth=150, turns=2, batch=4)
+    _, _, before, *_ = measured(program, repeats=1, warmups=0)
+    _, run_, after, *_ = measured(program, repeats=1, warmups=0, depth=150, turns=2, batch=4)
     assert len(run_["steps_s"]) == 6  # of the last turn, all sequences in one
     a_token = 2 * 2 * 30 * 3 * 64  # bytes of keys and values in f16: layers, heads, their size
     assert after["steady_bytes"] - before["steady_bytes"] > 0.9 * a_token * (4 * (150 + 2 * 46) - 46)

@@ -75,7 +75,7 @@ def test_bench_ends_with_1_where_something_became_worse(
     said = capsys.readouterr().out
     first, *told = map(json.loads, said.splitlines())
     (tmp_path / "again.json").write_text(said)
-    assert compare.read(tmp_path / "again.json") == {"model.gguf": measurement(decode_tps=spread(decode))}
+    assert compare.read(tmp_path / "again.json") == [measurement(decode_tps=spread(decode))]
     assert first["artifact"] == "model.gguf"
     assert [v["figure"] for v in told] == list(FIGURES)
 
@@ -89,7 +89,7 @@ def test_what_is_measured_is_kept_in_every_form(
     old.write_text(json.dumps(asdict(measurement(artifact=name))) + "\n")
     for form in ("json", "md", "html"):
         assert cli.main([*asked, str(tmp_path / f"new.{form}")]) == 1
-    assert compare.read(tmp_path / "new.json")[name].decode_tps.median == 30
+    assert compare.read(tmp_path / "new.json")[0].decode_tps.median == 30
     page = (tmp_path / "new.md").read_text("utf-8")
     assert "| a\\|b<c>.gguf | 100 | 1000 | 0.50 |" in page
     assert "| a\\|b<c>.gguf | decode | 1.33 × | worse |" in page

@@ -189,12 +189,24 @@ static void add(std::vector<Item> &work, Tokens::const_iterator from, Tokens::co
 struct Suite {
     std::string name;
     int prompt_tokens, new_tokens, repeats, warmups, depth, turns, batch;
+    std::vector<std::string> prompts;
 
     explicit Suite(const json &s)
         : name(s.at("name")), prompt_tokens(s.at("prompt_tokens")), new_tokens(s.at("new_tokens")), repeats(s.at("repeats")),
-          warmups(s.at("warmups")), depth(s.value("depth", 0)), turns(s.value("turns", 1)), batch(s.value("batch", 1)) {}
+          warmups(s.at("warmups")), depth(s.value("depth", 0)), turns(s.value("turns", 1)), batch(s.value("batch", 1)) {
+        if (s.contains("prompts") && s["prompts"].is_array()) prompts = s["prompts"].get<std::vector<std::string>>();
+    }
+};
 
-    int needed() const { return depth + turns * (prompt_tokens + new_tokens); }
+struct Timed {  // what one run reads: after the context, each of the turns
+    Tokens context;
+    std::vector<Tokens> turns;
+
+    size_t length(const Suite &suite) const {  // of a sequence at its end
+        size_t all = context.size() + turns.size() * suite.new_tokens;
+        for (const Tokens &turn : turns) all += turn.size();
+        return all;
+    }
 };
 
 static Tokens passage(const Engine &engine, const std::string &text, size_t length) {  // exactly so many tokens of it, repeated
@@ -206,30 +218,45 @@ static Tokens passage(const Engine &engine, const std::string &text, size_t leng
     return ids;
 }
 
+static std::vector<Timed> timed(const Engine &engine, const std::string &text, const Suite &suite) {
+    std::vector<Timed> todo;
+    for (const std::string &prompt : suite.prompts) {
+        Tokens ids = engine.tokens(prompt);
+        ids.resize(std::min<size_t>(ids.size(), suite.prompt_tokens));
+        todo.push_back({{}, {ids}});
+    }
+    // The longest first, so that the room it needs is made before anything is timed.
+    std::stable_sort(todo.begin(), todo.end(), [](const Timed &a, const Timed &b) { return a.turns[0].size() > b.turns[0].size(); });
+    if (!todo.empty()) return todo;
+    const Tokens ids = passage(engine, text, suite.depth + (size_t) suite.turns * suite.prompt_tokens);
+    auto from = ids.begin() + suite.depth;
+    todo.push_back({Tokens(ids.begin(), from), {}});
+    for (int turn = 0; turn < suite.turns; turn++, from += suite.prompt_tokens) todo[0].turns.emplace_back(from, from + suite.prompt_tokens);
+    return todo;
+}
+
 struct Run {
     double prefill, first;
     std::vector<double> steps;
 };
 
-static Run time_once(Engine &engine, const Tokens &prompt, const Suite &suite) {
-    engine.room((size_t) suite.needed() * suite.batch, suite.batch);
-    auto read = [&](Tokens::const_iterator from, int length, int position) {
+static Run time_once(Engine &engine, const Timed &how, const Suite &suite) {
+    engine.room(how.length(suite) * suite.batch, suite.batch);
+    int position = 0;
+    auto read = [&](const Tokens &ids) {
         std::vector<Item> work;
-        for (int sequence = 1; sequence <= suite.batch; sequence++) add(work, from, from + length, position, sequence, true);
+        for (int sequence = 1; sequence <= suite.batch; sequence++) add(work, ids.begin(), ids.end(), position, sequence, true);
+        position += (int) ids.size();
         return engine.decode(work);
     };
-    auto from = prompt.begin();
-    if (suite.depth) read(from, suite.depth, 0);
-    from += suite.depth;
-    int position = suite.depth;
+    if (!how.context.empty()) read(how.context);
     Run run;
-    for (int turn = 0; turn < suite.turns; turn++, from += suite.prompt_tokens) {
-        mark(READING, (size_t) suite.batch * suite.prompt_tokens);
+    for (const Tokens &turn : how.turns) {
+        mark(READING, suite.batch * turn.size());
         double start = now();
-        Tokens next = read(from, suite.prompt_tokens, position);
+        Tokens next = read(turn);
         run.prefill = run.first = now() - start;  // choosing the token takes no time that could be seen
-        mark(READ, (size_t) suite.batch * suite.prompt_tokens);
-        position += suite.prompt_tokens;
+        mark(READ, suite.batch * turn.size());
         run.steps.clear();
         std::vector<Item> work(suite.batch);
         for (int k = 0; k < suite.new_tokens; k++, position++) {
@@ -256,16 +283,20 @@ static void measure(const json &job) {
     auto engine = std::make_unique<Engine>(path, threads);
     const double seconds = now() - start;
     emit({{"kind", "machine"}, {"machine", machine}, {"threads", engine->threads}});
-    if (suite.needed() >= engine->context)
-        throw Mistake("suite " + suite.name + " needs " + std::to_string(suite.needed()) + " tokens of context, this artifact has " +
+    const std::vector<Timed> todo = timed(*engine, job.at("passage"), suite);
+    size_t needed = 0;
+    for (const Timed &how : todo) needed = std::max(needed, how.length(suite));
+    if ((int) needed >= engine->context)
+        throw Mistake("suite " + suite.name + " needs " + std::to_string(needed) + " tokens of context, this artifact has " +
                       std::to_string(engine->context));
-    const Tokens prompt = passage(*engine, job.at("passage"), suite.depth + (size_t) suite.turns * suite.prompt_tokens);
-    for (int number = 0; number < suite.warmups + suite.repeats; number++) {
+    for (int number = 0; number < suite.warmups + suite.repeats * (int) todo.size(); number++) {
+        const Timed &how = todo[number < suite.warmups ? 0 : (number - suite.warmups) % todo.size()];
         Watch watch;
         start = now();
-        Run run = time_once(*engine, prompt, suite);
+        Run run = time_once(*engine, how, suite);
         if (number < suite.warmups) continue;
-        json record = {{"kind", "run"}, {"prefill_s", run.prefill}, {"first_token_s", run.first}, {"steps_s", run.steps}};
+        json record = {{"kind", "run"}, {"prompt_tokens", how.turns.back().size()}, {"prefill_s", run.prefill},
+                       {"first_token_s", run.first}, {"steps_s", run.steps}};
         record.update(watch.read(now() - start));
         emit(record);
     }
@@ -282,6 +313,9 @@ static void measure(const json &job) {
         loads.push_back(now() - start);
     }
     emit({{"kind", "load"}, {"cold_s", cold ? json(seconds) : json()}, {"load_s", loads}});
+    const int read_by = engine->threads;
+    engine.reset();
+    emit({{"kind", "bandwidth"}, {"bytes_per_s", bandwidth(read_by)}});
 }
 
 struct Group {  // rows that declare the same prefix, and how many tokens their prompts truly share

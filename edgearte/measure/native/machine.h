@@ -9,8 +9,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 #include <map>
 #include <numeric>
@@ -192,4 +195,22 @@ static bool forget(const std::string &path) {  // have the system read the file,
         close(file);
     }
     return asked;
+}
+
+static double bandwidth(int threads) {  // bytes a second that so many threads read together, at best, searching for what is not there
+    const size_t available = (size_t) bytes("/proc/meminfo", "MemAvailable"), most = (size_t) 256 << 20;
+    const size_t part = std::min(most, available ? available / 4 : most / 8) / threads;
+    const std::vector<char> block(part * threads, 1);
+    double best = 0;
+    for (int turn = 0; turn < 5; turn++) {
+        std::vector<std::thread> readers;
+        std::atomic<int> found{0};
+        auto start = std::chrono::steady_clock::now();
+        for (int k = 0; k < threads; k++)
+            readers.emplace_back([&, k] { found += memchr(block.data() + k * part, 0, part) != nullptr; });
+        for (std::thread &reader : readers) reader.join();
+        std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
+        if (!found) best = std::max(best, block.size() / spent.count());
+    }
+    return best;
 }
