@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from edgearte.evaluate import Answer
-from edgearte.measure.roofline import Foretold
-from edgearte.recipe import Limits
-from edgearte.records import Artifact, Measurement
+if TYPE_CHECKING:
+    from edgearte.evaluate import Answer
+    from edgearte.measure.roofline import Foretold
+    from edgearte.recipe import Limits
+    from edgearte.records import Artifact, Measurement
 
 # How far what is foretold of a file's size, its memory and its speed may be off before an artifact is held to be out of reach.
 SLACK = {"size": 1.1, "memory": 1.3, "first_token_s": 2.0, "answer_s": 2.0}
