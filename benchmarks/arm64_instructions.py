@@ -21,7 +21,6 @@ from edgearte.convert.make import Source, convert
 from edgearte.convert.presets import load_preset
 from edgearte.convert.probe import GenAI, LlamaCpp, Runtime
 from edgearte.device import emulator
-from edgearte.device.instructions import Counts, count
 from edgearte.device.profile import Emulated, load_device
 from edgearte.device.remote import Remote
 from edgearte.errors import UserError
@@ -29,6 +28,7 @@ from edgearte.lm import weights
 from edgearte.measure import host
 from edgearte.measure.machine import detect_runtime, size_of
 from edgearte.measure.suite import Suite
+from edgearte.records import Instructions
 from edgearte.store import Store
 
 PRESETS = ("f16", "q8_0", "q6_k", "q4_k_m", "q4_0", "iq4_nl", "q3_k_m", "q2_k", "onnx-int4")
@@ -57,7 +57,15 @@ def artifacts(asked: Sequence[str], model: str, work: Path) -> Iterator[tuple[st
         store.close()
 
 
-def apart(counts: Sequence[Counts]) -> float:
+def counted(path: Path, runtime: str, suite: Suite, device: Remote) -> Instructions:
+    """What an artifact executes there."""
+    found = host.measure(path, runtime, suite, name=path.name, target=device).instructions
+    if found is None:
+        raise UserError(f"{device.name}: nothing is counted there")
+    return found
+
+
+def apart(counts: Sequence[Instructions]) -> float:
     """The largest relative difference between repeats, over all figures."""
     columns: list[tuple[float, ...]] = list(zip(*((c.load, c.prompt_token, c.new_token) for c in counts), strict=True))
     return max((max(column) - min(column)) / max(column) for column in columns)
@@ -102,10 +110,10 @@ def main() -> int:
     device = Remote(replace(packaged, emulate=Emulated(asked.cpu), features=emulator.features(asked.cpu)))
     emulator.setup(emulator.ROOT, asked.cpu)
 
-    measured: list[tuple[str, int, Counts, float, str]] = []
+    measured: list[tuple[str, int, Instructions, float, str]] = []
     for name, path in artifacts(asked.artifacts, asked.model, asked.work):
         runtime = detect_runtime(path)
-        counts = [count(path, runtime, suite, emulator.ROOT, asked.cpu) for _ in range(asked.repeats)]
+        counts = [counted(path, runtime, suite, device) for _ in range(asked.repeats)]
         told = agreement(path, runtime, device, asked.answers) if asked.answers else "not asked"
         measured.append((name, size_of(path), counts[0], apart(counts), told))
         print(json.dumps({"name": name, **asdict(counts[0]), "apart": apart(counts), "answers": told}), file=sys.stderr, flush=True)

@@ -59,6 +59,7 @@ class Program:
 
     path: Path
     name: str = "native"
+    counted: bool = False
 
     def records(self, job: dict[str, Any], timeout_s: float | None, environment: dict[str, str] | None = None) -> Iterator[dict[str, Any]]:
         done = subprocess.run([self.path], input=json.dumps(job) + "\n", stdout=subprocess.PIPE, text=True, timeout=timeout_s, check=True)

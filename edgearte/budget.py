@@ -54,9 +54,9 @@ def spoken(limit: str, value: float) -> str:
 
 
 def measured(artifact: Artifact, answers: Sequence[Answer] | None, measurement: Measurement | None) -> Figures:
-    """What an artifact was found to do on a device; times of an emulated device, which has no measurement, are not known."""
+    """What an artifact was found to do on a device; of an emulated one, times and memory are not known."""
     right = sum(a.grade.correct for a in answers) / len(answers) if answers else None
-    if measurement is None:
+    if measurement is None or measurement.instructions:
         return Figures(right, size=artifact.bytes)
     first = measurement.first_token_s.median
     whole = first + (measurement.new_tokens - 1) / measurement.decode_tps.median

@@ -89,7 +89,7 @@ def used(
             continue
         for to in destinations:
             try:
-                if not to.emulated:
+                if to.target.counted or not to.emulated:
                     measurements[to.name][artifact.preset] = measured(setup, artifact, to)
                 if asked := setup.task.development[: to.limits.questions or None]:
                     developed[to.name][artifact.preset] = answers(setup, model, artifact, asked, to)
@@ -178,7 +178,7 @@ def measured(setup: Setup, artifact: Artifact, to: Destination) -> Measurement:
     m, suite = setup.recipe.measure, steps.suite(setup)
     options = {"artifact": made(artifact), "suite": suite, "threads": m.threads, "machine": to.identity}
     row = setup.store.value(
-        "measure", 1, options,
+        "measure", 2, options,
         lambda: asdict(
             measure(Path(artifact.path), artifact.runtime, suite, name=artifact.preset, threads=m.threads, target=to.target)
         ),

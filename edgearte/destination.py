@@ -23,7 +23,7 @@ from edgearte.measure.suite import Suite
 from edgearte.recipe import Limits, Recipe
 from edgearte.store import Store
 
-TIMED = ("first_token_s", "answer_s")
+OF_THE_EMULATOR = ("first_token_s", "answer_s", "memory")  # and not of the device that is emulated
 MACHINE = ("cpu", "cores")  # what figures of this machine belong to
 
 
@@ -72,8 +72,8 @@ def destinations(recipe: Recipe) -> tuple[Destination, ...]:
         except ValidationError as error:
             problems += [Problem(f"devices.{name}: the budget of its profile: {e['msg']} ({e['loc'][0]})") for e in error.errors()]
     problems += [
-        Problem(f"devices.{to.name}.{name}: time means nothing on an emulated device; limit size, memory or accuracy there")
-        for to in found for name in TIMED if to.emulated and getattr(to.limits, name) is not None
+        Problem(f"devices.{to.name}.{name}: time and memory mean nothing on an emulated device; limit size or accuracy there")
+        for to in found for name in OF_THE_EMULATOR if to.emulated and getattr(to.limits, name) is not None
     ]  # fmt: skip
     if problems:
         raise UserError(problems)

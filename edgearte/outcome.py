@@ -68,7 +68,7 @@ def result(found: Found, ledger: Sequence[Entry], bundle: Path) -> r.Result:
         artifacts=tuple(
             r.ArtifactResult(
                 a,
-                next(iter(delivered.measurements.values())).get(a.preset),
+                next((m for some in delivered.measurements.values() if (m := some.get(a.preset)) and not m.instructions), None),
                 accuracy(x.grade for x in answers) if (answers := delivered.evaluated.get(a.preset)) else None,
             )
             for a in delivered.artifacts

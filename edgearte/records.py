@@ -182,10 +182,20 @@ class Spread:
 
 
 @dataclass(frozen=True)
+class Instructions:
+    """Instructions executed to load an artifact, and for a token: of the prompt while it is read, and newly written, in the mean."""
+
+    load: int
+    prompt_token: float
+    new_token: float
+
+
+@dataclass(frozen=True)
 class Measurement:
     """One artifact on one device. Seconds, tokens per second, bytes; `load_s` is warm, `cold_load_s` from the disk. What the device does
     not tell of itself is `None`: clock and temperature, whether it held itself back, the energy of a run in joules. `token_bytes` are the
-    weights that are read to decode a token, `bandwidth` the bytes a second that the device reads with these threads."""
+    weights that are read to decode a token, `bandwidth` the bytes a second that the device reads with these threads. Where `instructions`
+    were counted, under emulation, times and memory are the emulator's and mean nothing."""
 
     artifact: str
     device: str
@@ -212,6 +222,7 @@ class Measurement:
     batch: int = 1
     token_bytes: int = 0
     bandwidth: float | None = None
+    instructions: Instructions | None = None
 
     @property
     def reached(self) -> float | None:
@@ -221,7 +232,11 @@ class Measurement:
 
     def doubts(self) -> list[str]:
         """Why these figures may not be the machine's best, in words."""
+        if self.instructions:
+            return []
         said = ["other work was running"] if self.busy() else []
+        if "emulated" in str(self.machine.get("cpu")):
+            said.append("emulated: these times are the emulator's")
         if self.throttled:
             said.append("the device held itself back")
         if self.clock_mhz and self.clock_mhz.low < 0.9 * self.clock_mhz.high:

@@ -59,6 +59,11 @@ def python(place: Path) -> str:
     return str(next(p for p in sorted(place.glob("usr/bin/python3.*")) if p.name[-1].isdigit()))
 
 
+def not_set_up(name: str) -> UserError:
+    """What to tell where a device's root file system is missing."""
+    return UserError(f"{name}: it is not set up: edgearte device setup {name}")
+
+
 def setup(place: Path, cpu: str, *, wheels: bool = True) -> None:
     """Make the root file system with Python and, where wanted, ONNX Runtime; what is there and as it should be is kept. Several may do this
     at once.

@@ -9,17 +9,19 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from edgearte.child import how_ended
 from edgearte.device import emulator, native
-from edgearte.device.remote import python_harness
+from edgearte.device.packed import python_harness
+from edgearte.device.profile import Emulated
 from edgearte.errors import UserError
 from edgearte.measure.local import Unusable, checked
 from edgearte.measure.mark import LOADED, LOADING, READ, READING, WROTE
-from edgearte.measure.suite import PASSAGE, Suite
+from edgearte.records import Instructions
 
 SOURCE = Path(__file__).with_name("count.c")
 # A count depends on nothing but the program and its input: onnxruntime's telemetry and numpy's OpenBLAS would have threads of their own,
@@ -36,38 +38,32 @@ class Mark:
     executed: int
 
 
-@dataclass(frozen=True)
-class Counts:
-    """Instructions executed to load an artifact, and for a token: of the prompt while it is read, and newly written, in the mean."""
-
-    load: int
-    prompt_token: float
-    new_token: float
-
-
-def count(artifact: Path, runtime: str, suite: Suite, root: Path, cpu: str, *, timeout_s: float = 3600) -> Counts:
-    """Count a suite's last turn, run once on one thread of an emulated core, after the suite's warm-ups. Only GGUF files need no root file
-    system there.
+def counted(job: Mapping[str, Any], emulated: Emulated, name: str, timeout_s: float | None) -> Iterator[dict[str, Any]]:
+    """Run a measuring job once on one thread of a core that is emulated here, the device of this name. The harness's records, and last one
+    of `kind` instructions with the fields of `records.Instructions`: of the suite's last run.
 
     `Unusable` where the artifact fails there, or is not done in time (of this machine: the emulated one has no time).
     """
-    job = {"kind": "measure", "artifact": str(artifact.resolve()), "runtime": runtime, "threads": 1,
-           "suite": asdict(replace(suite, repeats=1)), "passage": PASSAGE}  # fmt: skip
-    program, variables = harness(runtime, root, cpu)
+    root, cpu = emulator.root(emulated.root), emulated.cpu
+    if not (root / emulator.READY).is_file():
+        raise emulator.not_set_up(name)
+    artifact = str(job["artifact"])
+    given = {**job, "artifact": str(Path(artifact).resolve()), "threads": 1}
+    program, variables = harness(str(job["runtime"]), root, cpu)
     qemu = _qemu()
     with tempfile.TemporaryDirectory(prefix="edgearte-") as folder:
         told = Path(folder) / "counts"
-        _, *given = emulator.command(root, cpu, program, plugin=f"{_option(plugin())},out={_option(told)}")
+        _, *options = emulator.command(root, cpu, program, plugin=f"{_option(plugin())},out={_option(told)}")
         try:
-            done = subprocess.run([qemu, *given], input=json.dumps(job) + "\n", env={**QUIET, **variables}, capture_output=True,
+            done = subprocess.run([qemu, *options], input=json.dumps(given) + "\n", env={**QUIET, **variables}, capture_output=True,
                                   encoding="utf-8", errors="replace", timeout=timeout_s, check=False)  # fmt: skip
         except subprocess.TimeoutExpired:
-            raise Unusable(f"{artifact}: not done under emulation within {timeout_s:.0f} s; it was stopped") from None
+            raise Unusable(f"{artifact}: not done under emulation within {timeout_s or 0:.0f} s; it was stopped") from None
         for line in done.stdout.splitlines():
-            checked(json.loads(line), str(artifact), str(job["artifact"]))
+            yield checked(json.loads(line), artifact, given["artifact"])
         if done.returncode:
             raise Unusable(f"{artifact}: under emulation it {how_ended(done.returncode)}\nIt said last:\n{done.stderr[-1500:].strip()}")
-        return counted(read(told), suite)
+        yield {"kind": "instructions", **asdict(told_by(read(told), job["suite"]))}
 
 
 def harness(runtime: str, root: Path, cpu: str) -> tuple[list[str], dict[str, str]]:
@@ -109,15 +105,15 @@ def read(told: Path) -> list[Mark]:
     return [Mark(*map(int, line.split())) for line in told.read_text("utf-8").splitlines()]
 
 
-def counted(marks: Sequence[Mark], suite: Suite) -> Counts:
-    """What the marks of one run of a suite tell."""
+def told_by(marks: Sequence[Mark], suite: Mapping[str, Any]) -> Instructions:
+    """What the marks of a run of a suite tell of its last turn."""
     loading, loaded = (next(m.executed for m in marks if m.phase == phase) for phase in (LOADING, LOADED))
     begun, last = (max(k for k, m in enumerate(marks) if m.phase == phase) for phase in (READING, WROTE))
-    asked, answered = (next(m.executed for m in marks[begun:] if m.phase == phase) for phase in (READING, READ))
-    return Counts(
+    asked, answered = (next(m for m in marks[begun:] if m.phase == phase) for phase in (READING, READ))
+    return Instructions(
         load=loaded - loading,
-        prompt_token=(answered - asked) / (suite.batch * suite.prompt_tokens),
-        new_token=(marks[last].executed - answered) / (suite.batch * suite.new_tokens),
+        prompt_token=(answered.executed - asked.executed) / asked.number,
+        new_token=(marks[last].executed - answered.executed) / (suite.get("batch", 1) * suite["new_tokens"]),
     )
 
 

@@ -7,22 +7,20 @@ when nobody has for `LEASE_S`, the supervisor ends the harness and removes the j
 
 from __future__ import annotations
 
-import io
 import shlex
 import time
 import uuid
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from edgearte.child import how_ended
-from edgearte.device import emulator, native
+from edgearte.device import emulator, instructions, native
 from edgearte.device.job import Command, Job
+from edgearte.device.packed import python_harness
 from edgearte.device.profile import NATIVE, ONNX, Device
 from edgearte.device.push import Content, Store
 from edgearte.device.reach import Patience, Shell, patiently
-from edgearte.errors import UserError
 from edgearte.measure.local import Unusable, checked
 from edgearte.measure.machine import parts
 
@@ -47,6 +45,11 @@ class Remote:
             self._store = Store(self._shell, self.device)
         return self._store
 
+    @property
+    def counted(self) -> bool:
+        """Whether it is emulated on this machine, where what a suite executes is counted in place of its time."""
+        return self.device.emulate is not None and self.device.reach == "local"
+
     def check(self, what: str, runtime: str) -> None:
         """`Unusable` where the device has nothing that runs an artifact of this runtime."""
         needed = "llama.cpp" if runtime == "llama.cpp" else ONNX  # which runs here and there what is for a browser, too
@@ -62,6 +65,9 @@ class Remote:
         """Run a job on the device and hand out its records."""
         what, runtime = str(job["artifact"]), job.get("runtime", "llama.cpp")
         self.check(what, runtime)
+        if job["kind"] == "measure" and self.counted and self.device.emulate:
+            yield from instructions.counted(job, self.device.emulate, self.name, timeout_s)
+            return
         store = self.store
         artifact = Path(what)
         there = patiently(lambda patience: _pushed(store, artifact, patience)) if artifact.exists() else what
@@ -114,19 +120,8 @@ class Remote:
         script = f"[ -e {place}/{emulator.READY} ] && ls -d {place}/usr/bin/python3.[0-9]*[0-9]"
         found = patiently(lambda _: self._shell.run(script)).out.decode().split()
         if not found:
-            raise UserError(f"{self.name}: it is not set up: edgearte device setup {self.name}")
+            raise emulator.not_set_up(self.name)
         return str(found[0])
-
-
-def python_harness() -> bytes:
-    """The modules of ours that the harness is made of, as a zip file that Python imports from; the same bytes for the same modules."""
-    package = Path(__file__).parent.parent
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as file:
-        for path in [package / "__init__.py", package / "errors.py", *sorted((package / "measure").glob("*.py"))]:
-            entry = zipfile.ZipInfo(path.relative_to(package.parent).as_posix(), (1980, 1, 1, 0, 0, 0))
-            file.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED)
-    return packed.getvalue()
 
 
 def _pushed(store: Store, artifact: Path, patience: Patience) -> str:

@@ -16,6 +16,8 @@ from edgearte.records import Measurement
 
 HEADINGS = ("artifact", "MB", "peak MB", "load s", "first s", "prefill/s", "decode/s", "±", "bw", "p50 ms", "p90", "p99", "J")
 
+COUNTED = ("artifact", "MB", "a new token", "a prompt token", "loading")
+
 
 def bench(paths: Sequence[Path], suite_name: str, threads: int = 0, devices: Sequence[str] = ()) -> list[Measurement]:
     """One measurement per device and artifact. All paths and devices are checked before the first is measured."""
@@ -38,8 +40,8 @@ def bench(paths: Sequence[Path], suite_name: str, threads: int = 0, devices: Seq
 def interleaved(artifacts: Sequence[tuple[Path, str]], suite: Suite, threads: int, to: Target) -> list[Measurement]:
     """Artifacts measured in turn, half of the repeats in one order and half in the other, so that what changes on the device meanwhile
     changes for all."""
-    first = suite.repeats - suite.repeats // 2
-    halves = [replace(suite, repeats=n) for n in ((first, suite.repeats - first) if len(artifacts) > 1 else (suite.repeats,)) if n]
+    first = suite.repeats if len(artifacts) == 1 or to.counted else suite.repeats - suite.repeats // 2
+    halves = [replace(suite, repeats=n) for n in (first, suite.repeats - first) if n]
     records: list[list[dict[str, Any]]] = [[] for _ in artifacts]
     for turn, half in enumerate(halves):
         for at in range(len(artifacts))[:: 1 if turn % 2 == 0 else -1]:
@@ -48,10 +50,18 @@ def interleaved(artifacts: Sequence[tuple[Path, str]], suite: Suite, threads: in
     return [told(path, suite, some, path.resolve().name, to) for (path, _), some in zip(artifacts, records, strict=True)]
 
 
+def headings(some: Sequence[Measurement]) -> tuple[str, ...]:
+    """What stands over the measurements of a device."""
+    return COUNTED if some[0].instructions else HEADINGS
+
+
 def cells(m: Measurement) -> list[str]:
-    """A measurement under `HEADINGS`: medians. `±` is half of what lies between the slowest and the fastest run, of the median: where it is
-    large, measure again on a quieter machine. `bw` is the share of the memory's bandwidth that decoding reaches, `J` the energy of a
-    run, where the device tells it."""
+    """A measurement under its `headings`. Under `COUNTED`, millions of instructions. Under `HEADINGS`, medians: `±` is half of what lies
+    between the slowest and the fastest run, of the median: where it is large, measure again on a quieter machine. `bw` is the share of the
+    memory's bandwidth that decoding reaches, `J` the energy of a run, where the device tells it."""
+    if counts := m.instructions:
+        figures = (counts.new_token, counts.prompt_token, counts.load)
+        return [m.artifact, f"{m.file_bytes / 1e6:.0f}", *(f"{n / 1e6:.2f}" for n in figures)]
     half = (m.decode_tps.high - m.decode_tps.low) / 2 / m.decode_tps.median
     gaps = (m.inter_token_p50_s, m.inter_token_p90_s, m.inter_token_p99_s)
     return [
@@ -84,8 +94,9 @@ def table(measurements: Sequence[Measurement]) -> None:
 
     for some in by_device(measurements):
         result = Table(title=f"on {some[0].device}", caption=caption(some), title_justify="left", caption_justify="left")
-        result.add_column(HEADINGS[0], overflow="fold")
-        for heading in HEADINGS[1:]:
+        first, *others = headings(some)
+        result.add_column(first, overflow="fold")
+        for heading in others:
             result.add_column(heading, justify="right")
         for m in some:
             result.add_row(*cells(m))
@@ -95,6 +106,9 @@ def table(measurements: Sequence[Measurement]) -> None:
 def caption(some: Sequence[Measurement]) -> str:
     """What the figures of a device's table depend on, and why they may not be its best, in a line."""
     first, machine = some[0], some[0].machine
+    if first.instructions:
+        counted = "millions of instructions that an emulated core executes; an emulator's times mean nothing"
+        return f"{first.prompt_tokens} prompt and {first.new_tokens} new tokens, one thread; {counted}; {machine.get('cpu')}"
     load, hot, clocks = machine.get("load_average"), [m.temperature_c.high for m in some if m.temperature_c], [m.clock_mhz for m in some]
     parts = [
         f"{first.prompt_tokens} prompt and {first.new_tokens} new tokens, rates in tokens/s, median of {first.decode_tps.runs}",

@@ -16,6 +16,7 @@ CHANCE = 0.05
 SAME = ("device", "suite", "prompt_tokens", "new_tokens", "threads")
 MACHINE = ("cpu", "cores", "features", "governor", "llama-cpp-python", "onnxruntime-genai")
 SPEEDS = {"load": "load_s", "first token": "first_token_s", "prefill": "prefill_tps", "decode": "decode_tps"}
+COUNTS = {"a new token": "new_token", "a prompt token": "prompt_token", "loading": "load"}
 HEADINGS = ("artifact", "figure", "against then", "verdict")
 WORSE, BETTER, ALIKE, UNSURE = "worse", "better", "alike", "unsure"
 
@@ -62,6 +63,11 @@ def compare(old: Measurement, new: Measurement) -> list[Verdict]:
     why = f"measured otherwise then: {'; '.join(doubts)}" if doubts else ""
     busy = [when for when, m in (("then", old), ("now", new)) if m.busy()]
     found, called = [], new.artifact + ("" if new.device == "local" else f" on {new.device}")
+    if old.instructions and new.instructions:
+        for figure, name in COUNTS.items():
+            ratio = getattr(new.instructions, name) / getattr(old.instructions, name)
+            found.append(_verdict(called, f"instructions, {figure}", ratio, why))
+        return [*found, _verdict(called, "file", new.file_bytes / old.file_bytes, "")]
     for figure, name in SPEEDS.items():
         before, after = getattr(old, name), getattr(new, name)
         if name.endswith("_tps"):  # as the time a token takes, so that more is worse in all figures

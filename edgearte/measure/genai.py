@@ -17,6 +17,7 @@ import numpy as np
 
 from edgearte.errors import UserError
 from edgearte.measure.machine import cores
+from edgearte.measure.mark import READ, READING, WROTE, mark
 from edgearte.measure.rows import Continuation, Row, Timed, Writer, shared_prefixes
 
 
@@ -86,16 +87,19 @@ class Engine:
         read, first, steps = 0.0, 0.0, list[float]()
         for prompt in how.turns:
             ids = np.array(prompt, np.int32)
+            mark(READING, len(prompt))
             start = time.perf_counter()
             generator.append_tokens(ids)
             read = time.perf_counter() - start
             generator.generate_next_token()
             first = time.perf_counter() - start
+            mark(READ, len(prompt))
             steps = []
-            for _ in range(how.new_tokens):
+            for number in range(how.new_tokens):
                 start = time.perf_counter()
                 generator.generate_next_token()
                 steps.append(time.perf_counter() - start)
+                mark(WROTE, number)
         return read, first, steps
 
     def _generator(self, length: int, min_length: int = 0) -> Any:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from edgearte.errors import UserError
 from edgearte.measure import machine
 from edgearte.measure.conditions import Watch
+from edgearte.measure.mark import LOADED, LOADING, mark
 from edgearte.measure.rows import Timed
 
 if TYPE_CHECKING:
@@ -147,8 +148,12 @@ def _engine(job: dict[str, Any]) -> type[Engine]:
 def _load(job: dict[str, Any]) -> tuple[Engine, float]:
     """The artifact, ready, and the seconds it took to load (the runtime's own libraries apart)."""
     engine = _engine(job)
+    mark(LOADING)
     start = time.perf_counter()
-    return engine(Path(job["artifact"]), threads=job["threads"]), time.perf_counter() - start
+    loaded = engine(Path(job["artifact"]), threads=job["threads"])
+    spent = time.perf_counter() - start
+    mark(LOADED)
+    return loaded, spent
 
 
 def _own_stdout() -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,17 +13,21 @@ from edgearte.measure.header import embedding_alone
 from edgearte.measure.local import LOCAL, Unusable
 from edgearte.measure.machine import parts, size_of
 from edgearte.measure.suite import PASSAGE, Suite
-from edgearte.records import Measurement, Spread
+from edgearte.records import Instructions, Measurement, Spread
 
 __all__ = ["LOCAL", "Target", "Unusable", "answer", "measure"]
 
 
 class Target(Protocol):
     """Where an artifact runs. `records` has the harness do a job there and hands out what it tells, record by record; the job's `artifact`
-    is the path here. `Unusable` when it fails there, dies or takes too long; whatever happens here, it is gone afterwards."""
+    is the path here. `Unusable` when it fails there, dies or takes too long; whatever happens here, it is gone afterwards. Where it is
+    `counted`, instructions are, in place of times: once is enough."""
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def counted(self) -> bool: ...
 
     def records(
         self, job: dict[str, Any], timeout_s: float | None, environment: dict[str, str] | None = None
@@ -44,6 +48,8 @@ def run(
     artifact: Path, runtime: str, suite: Suite, *, threads: int = 0, timeout_s: float = 3600, target: Target = LOCAL
 ) -> list[dict[str, Any]]:
     """The records of one run of the harness on a suite."""
+    if target.counted:
+        suite = replace(suite, repeats=1, warmups=0)
     job = {"kind": "measure", "artifact": str(artifact), "runtime": runtime, "threads": threads or suite.threads,
            "suite": asdict(suite), "passage": PASSAGE}  # fmt: skip
     return list(target.records(job, timeout_s))
@@ -83,6 +89,7 @@ def told(artifact: Path, suite: Suite, records: Sequence[dict[str, Any]], name: 
         batch=suite.batch,
         token_bytes=size_of(artifact) - embedding_alone(parts(artifact)),
         bandwidth=max((r["bytes_per_s"] for r in records if r["kind"] == "bandwidth"), default=None),
+        instructions=next((_instructions(r) for r in records if r["kind"] == "instructions"), None),
     )
 
 
@@ -114,6 +121,10 @@ def answer(
         if progress:
             progress(1)
     return [answers[i] for i in range(len(prompts))]
+
+
+def _instructions(record: dict[str, Any]) -> Instructions:
+    return Instructions(record["load"], record["prompt_token"], record["new_token"])
 
 
 def _told(runs: Sequence[dict[str, Any]], name: str) -> Spread | None:

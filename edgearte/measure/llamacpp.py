@@ -22,6 +22,7 @@ import numpy as np
 from edgearte.errors import UserError
 from edgearte.measure.llamalib import Batch, Work, clear_log, library, log_text
 from edgearte.measure.machine import cores
+from edgearte.measure.mark import READ, READING, WROTE, mark
 from edgearte.measure.rows import Continuation, Group, Logits, Row, Timed, Writer, pick, shared_prefixes
 
 BATCH = 512  # tokens per call of llama_decode, and per pass through the weights
@@ -210,20 +211,23 @@ class Engine:
             position = len(how.context)
         read, first, steps = 0.0, 0.0, list[float]()
         for prompt in how.turns:
+            mark(READING, how.batch * len(prompt))
             start = time.perf_counter()
             last = self._read(prompt, position, rows)
             read = time.perf_counter() - start
             tokens = [int(logits.argmax()) for logits in last]
             first = time.perf_counter() - start
+            mark(READ, how.batch * len(prompt))
             steps = []
             position += len(prompt)
             # What Python does in a step is the runtime's time to whoever reads the figures: as little as can be.
             self._batch.fill(Work(tokens, [position] * how.batch, list(rows), list(rows)), slice(how.batch))
-            for _ in range(how.new_tokens):
+            for number in range(how.new_tokens):
                 start = time.perf_counter()
                 self._run(self._batch.again(tokens, position))
                 tokens = [int(self._logits(i).argmax()) for i in range(how.batch)]
                 steps.append(time.perf_counter() - start)
+                mark(WROTE, number)
                 position += 1
         return read, first, steps
 

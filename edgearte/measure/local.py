@@ -21,6 +21,7 @@ class Local:
     """This machine."""
 
     name = "local"
+    counted = False
 
     def records(
         self, job: dict[str, Any], timeout_s: float | None, environment: dict[str, str] | None = None

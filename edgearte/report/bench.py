@@ -40,7 +40,7 @@ def write(out: Path, measurements: Sequence[Measurement], verdicts: Sequence[Ver
         write_text(out, records(measurements, verdicts))
         return
     tables: list[Table] = [
-        (f"On {some[0].device}", bench.HEADINGS, [bench.cells(m) for m in some], bench.caption(some))
+        (f"On {some[0].device}", bench.headings(some), [bench.cells(m) for m in some], bench.caption(some))
         for some in bench.by_device(measurements)
     ]
     if verdicts:

@@ -290,7 +290,7 @@ class Decision:
 @dataclass(frozen=True)
 class OnDevice:
     """How a device's budget was met in one turn: by `preset`, or by none. What each artifact did there, by preset, and the limits it missed
-    in words; `brought` says what the turn changed against the one before. An emulated device has no `measurements`."""
+    in words; `brought` says what the turn changed against the one before."""
 
     device: str
     limits: dict[str, Any]

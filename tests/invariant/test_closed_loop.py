@@ -78,7 +78,7 @@ def test_the_development_questions_decide_and_nothing_else_is_made_of_them(run: 
     [
         (["devices.local.size=1 MB"], "devices.local.size: no artifact of this student can meet it: 1.0 MB allowed"),
         (["devices.local.answer_s=0.000001"], "devices.local.answer_s: no artifact of this student can meet it"),
-        (["devices.arm64-emulated.answer_s=1"], "devices.arm64-emulated.answer_s: time means nothing on an emulated device"),
+        (["devices.arm64-emulated.answer_s=1"], "devices.arm64-emulated.answer_s: time and memory mean nothing on an emulated device"),
         (["devices.nowhere.size=1 GB"], "no devices entry called 'nowhere'"),
         (["devices.local.sise=1 GB"], "devices.local.sise: unknown key; did you mean size?"),
         (["devices.local.accuracy.threshold=0.5"], "task.development: a device's accuracy is decided on questions of their own"),
