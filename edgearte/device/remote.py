@@ -96,8 +96,7 @@ class Remote:
     def _command(self, runtime: str, variables: dict[str, str]) -> Command:
         """What runs the harness there, with all that it needs pushed."""
         device, emulated = self.device, self.device.emulate
-        root = emulator.root(emulated.root) if emulated else None
-        interpreter = self._interpreter(root) if root else device.python
+        root, interpreter = self._root(emulated.root) if emulated else (None, device.python)
         files: dict[str, Content] = {SUPERVISOR: (Path(__file__).parent / SUPERVISOR).read_bytes()}
         by_native = runtime == "llama.cpp" and device.harness == NATIVE
         if by_native:
@@ -112,16 +111,17 @@ class Remote:
             variables = {**variables, "PYTHONPATH": ":".join([f"{place}/{HARNESS}", *([str(root / emulator.SITE)] if root else [])])}
         if emulated and root:
             program = emulator.command(root, emulated.cpu, program)
+            variables = {**variables, "PYTHONDONTWRITEBYTECODE": "1"}  # what is counted there depends on it (instructions.py)
         return Command(f"{place}/{SUPERVISOR}", program, variables)
 
-    def _interpreter(self, root: Path) -> str:
-        """Python in the root file system of what is emulated there. `UserError` where there is none."""
-        place = shlex.quote(str(root))
-        script = f"[ -e {place}/{emulator.READY} ] && ls -d {place}/usr/bin/python3.[0-9]*[0-9]"
-        found = patiently(lambda _: self._shell.run(script)).out.decode().split()
-        if not found:
+    def _root(self, given: str) -> tuple[Path, str]:
+        """The root file system of what is emulated there, and its Python. `UserError` where it is not set up."""
+        place = shlex.quote(str(emulator.root(given))) if given or self.counted else f'"$HOME/{emulator.ROOT.relative_to(Path.home())}"'
+        script = f"cd {place} && [ -e {emulator.READY} ] && pwd && ls -d usr/bin/python3.[0-9]*[0-9]"
+        found = patiently(lambda _: self._shell.run(script)).out.decode().splitlines()
+        if len(found) < 2:
             raise emulator.not_set_up(self.name)
-        return str(found[0])
+        return Path(found[0]), f"{found[0]}/{found[1]}"
 
 
 def _pushed(store: Store, artifact: Path, patience: Patience) -> str:
