@@ -107,7 +107,7 @@ def _machine(to: Destination, threads: int, store: Store) -> roofline.Machine:
     """What the device can do: of this machine found out by a probe, of others as their profile says."""
     if not to.is_here:
         return roofline.Machine.of_profile(to.device)
-    said = store.value("probe", 1, {**to.identity, "threads": threads}, lambda: _probed(threads), label="probe this machine")
+    said = store.value("probe", 3, {**to.identity, "threads": threads}, lambda: _probed(threads), label="probe this machine")
     return roofline.Machine.of_probe(said)
 
 

@@ -20,7 +20,7 @@ from edgearte.lm.calls import Calls, Price
 from edgearte.lm.weights import Weights
 from edgearte.loop import SEEDS, UNTAUGHT, Found, Round
 from edgearte.measure.machine import describe
-from edgearte.records import Draft, Preference
+from edgearte.records import Artifact, Draft, Preference
 from edgearte.report import result as r
 from edgearte.setup import Setup
 from edgearte.store import Entry, digest
@@ -65,18 +65,21 @@ def result(found: Found, ledger: Sequence[Entry], bundle: Path) -> r.Result:
         accuracy=_accuracies(found),
         comparisons=_comparisons(found),
         answers=_answers(task, found),
-        artifacts=tuple(
-            r.ArtifactResult(
-                a,
-                next((m for some in delivered.measurements.values() if (m := some.get(a.preset)) and not m.instructions), None),
-                accuracy(x.grade for x in answers) if (answers := delivered.evaluated.get(a.preset)) else None,
-            )
-            for a in delivered.artifacts
-        ),
+        artifacts=tuple(_artifact(found, a) for a in delivered.artifacts),
         decision=r.Decision(found.choice.preset, found.choice.reason, found.choice.story),
         closing=closed(found) if recipe.devices else None,
         lineage=lineage(found),
     )
+
+
+def _artifact(found: Found, artifact: Artifact) -> r.ArtifactResult:
+    """An artifact with its measurement on the first device that has no emulator's times."""
+    delivered = found.turn.delivered
+    timed = ((device, some.get(artifact.preset)) for device, some in delivered.measurements.items())
+    device, measured = next(((d, m) for d, m in timed if m and not m.instructions), ("", None))
+    answers = delivered.evaluated.get(artifact.preset)
+    right = accuracy(x.grade for x in answers) if answers else None
+    return r.ArtifactResult(artifact, measured, right, found.foretold.get(device, {}).get(artifact.preset))
 
 
 def closed(found: Found) -> r.Closing:

@@ -336,7 +336,7 @@ class Limits(Section):
 class Close(Section):
     """How the loop is closed where no artifact meets the budget of a device."""
 
-    cures: tuple[str, ...] = ("q8_0", "mixed-q4_k_m", "mixed-small")  # presets tried before the student is taught anew
+    cures: tuple[str, ...] = ("q8_0", "mixed-q4_k_m", "mixed-small", "healed-iq4_nl")  # presets tried before the student is taught anew
     rounds: Count = 2  # new rounds of teaching, at most
     hours: Above0 | None = None  # of computing, after which no new round begins
 

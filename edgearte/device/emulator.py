@@ -17,7 +17,8 @@ from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
-from edgearte.errors import Problem, UserError
+from edgearte.device.native import tell
+from edgearte.errors import UserError
 
 ROOT = Path.home() / ".cache" / "edgearte" / "arm64"
 PROGRAMS = {"qemu-aarch64": "qemu-user", "mmdebstrap": "mmdebstrap"}  # and the package of Debian that has each
@@ -98,7 +99,7 @@ def _system(place: Path) -> None:
     with _beside(place) as partial:
         archive = partial / "root.tar"
         options = ["--mode=chrootless", "--variant=extract", "--architectures=arm64", "--skip=check/qemu", f"--include={PACKAGES}"]
-        _run(["mmdebstrap", "--quiet", "--format=tar", *options, release, str(archive), *_mirrors(release)], "making the root file system")
+        tell("making the root file system", "mmdebstrap", "--quiet", "--format=tar", *options, release, archive, *_mirrors(release))
         made = partial / "root"
         with tarfile.open(archive) as packed:
             packed.extractall(made, [m for m in packed if not m.isdev()], filter="tar")  # devices are the host's
@@ -133,11 +134,10 @@ def _add_wheels(place: Path, cpu: str) -> None:
     with _beside(site) as partial:
         made = partial / "site"
         platforms = [part for name in ("manylinux_2_28", "manylinux_2_17", "manylinux2014") for part in ("--platform", f"{name}_aarch64")]
-        _run([sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-compile", "--only-binary=:all:",
-              "--target", str(made), *platforms, "--python-version", version, *pinned],
-             "fetching the ARM64 packages of ONNX Runtime")  # fmt: skip
+        tell("fetching the ARM64 packages of ONNX Runtime", sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check",
+             "--no-compile", "--only-binary=:all:", "--target", made, *platforms, "--python-version", version, *pinned)  # fmt: skip
         tried = command(place, cpu, [python(place), "-c", "import onnxruntime_genai"])
-        _run(["env", f"PYTHONPATH={made}", *tried], f"importing the ARM64 packages of ONNX Runtime under {tried[0]} -cpu {cpu}")
+        tell(f"importing the ARM64 packages of ONNX Runtime under {tried[0]} -cpu {cpu}", "env", f"PYTHONPATH={made}", *tried)
         (made / READY).write_text(recipe)
         _replace(made, site)
 
@@ -186,9 +186,3 @@ def _replace(made: Path, place: Path) -> None:
     if place.exists():
         place.rename(made.with_name("old"))
     made.rename(place)
-
-
-def _run(command: Sequence[str], doing: str) -> None:
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
-    if done.returncode:
-        raise UserError(Problem(f"{doing} failed with exit code {done.returncode}; it said last:\n{done.stdout[-1500:]}"))

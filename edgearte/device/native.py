@@ -42,7 +42,7 @@ def source(folder: Path = LLAMA) -> Path:
         place.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=place) as partial:
             wanted = ["--no-deps", "--no-binary", "llama-cpp-python", f"llama-cpp-python=={_version()}"]
-            _run([sys.executable, "-m", "pip", "download", "-q", "-d", partial, *wanted], "downloading llama.cpp's source")
+            tell("downloading llama.cpp's source", sys.executable, "-m", "pip", "download", "-q", "-d", partial, *wanted)
             with tarfile.open(next(Path(partial).glob("*.tar.gz"))) as package:
                 package.extractall(partial, filter="data")
             (tree,) = (path.parents[1] for path in Path(partial).glob("*/vendor/llama.cpp"))
@@ -87,8 +87,8 @@ def _build(folder: Path, flags: Sequence[str], what: str) -> None:
         raise UserError(f"{what} is built with cmake, which is missing: apt-get install cmake, or pip install cmake")
     given = [f"-DLLAMA={source()}", f"-DVERSION={_version()}", "-DCMAKE_BUILD_TYPE=Release", *flags]
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".partial-") as partial:
-        _run(["cmake", "-S", str(SOURCE), "-B", partial, *given], f"configuring {what}")
-        _run(["cmake", "--build", partial, "-j", str(os.cpu_count() or 1), "--target", PROGRAM], f"building {what}")
+        tell(f"configuring {what}", "cmake", "-S", SOURCE, "-B", partial, *given)
+        tell(f"building {what}", "cmake", "--build", partial, "-j", os.cpu_count() or 1, "--target", PROGRAM)
         ready = Path(partial) / "ready"
         ready.mkdir()
         shutil.copy2(Path(partial) / PROGRAM, ready)
@@ -133,8 +133,11 @@ def _version() -> str:
         raise UserError("llama.cpp's source comes with llama-cpp-python, which is not here: pip install 'edgearte[llamacpp]'") from None
 
 
-def _run(command: Sequence[str], doing: str) -> None:
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+def tell(doing: str, *command: str | Path | int) -> None:
+    """Run a tool; where it fails, its last words are the `UserError`."""
+    done = subprocess.run(
+        list(map(str, command)), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    )
     if done.returncode:
         last = "\n".join(done.stdout.strip().splitlines()[-LAST_LINES:])
         raise UserError(f"{doing} failed with exit code {done.returncode}; it said last:\n{last}")

@@ -8,7 +8,7 @@ whichever is more. A prompt reads them once for many tokens, so it is the produc
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -35,11 +35,14 @@ MIXES: dict[str, tuple[str, Part, Part, Part]] = {
 }
 OUTPUT = "q6_k"
 SMALLER = 0.73  # of another's bytes is what a mixed type took that loses no more, in both models of docs/how-to-export.md
-# ONNX Runtime's kernels by those of llama.cpp that do the same work; fp16 is computed in 32 bits, word by word, on a CPU.
-LIKE = {"fp32": ("f16", 0.5), "fp16": ("f16", 0.25), "int8": ("q8_0", 1.0), "int4": ("q4_0", 1.0), "int4_k": ("q4_1", 1.0)}
+# ONNX Runtime's kernels by those of llama.cpp that do the same work, and how fast they are against them with one token and with many, as
+# seen with SmolLM2-135M (benchmarks/foretold.py); fp16 is computed in 32 bits, word by word, on a CPU.
+LIKE = {"fp32": ("f16", 0.5, 1.05), "fp16": ("f16", 0.25, 0.25), "int8": ("q8_0", 0.8, 1.45), "int4": ("q4_0", 0.9, 0.65),
+        "int4_k": ("q4_1", 0.9, 0.65)}  # fmt: skip
 # Types that llama.cpp packs anew for the CPU's widest products: they are held twice, as mapped and as packed.
 PACKED = ("q4_0", "iq4_nl", "q4_k", "q2_k")
-BASE = {"gguf": 95e6, "onnx": 110e6}  # Python, numpy and the runtime's libraries
+BASE = {"gguf": 55e6, "onnx": 110e6}  # Python, numpy and the runtime's libraries
+STATIC = 14e6  # the static program
 UBATCH = 512
 REACHED = 0.6  # share of the bandwidth in a data sheet that programs reach
 OPERATIONS = 2  # of a weight and token
@@ -84,8 +87,19 @@ class Shape:
         }
 
     @property
+    def handed_on(self) -> int:
+        """Numbers that a layer computes for a token between its products."""
+        return handed_on(self.hidden, self.intermediate)
+
+    @property
     def weights(self) -> int:
         return sum(count for count, _ in self.matrices.values())
+
+
+def handed_on(hidden: int, intermediate: int) -> int:
+    """Numbers that a layer computes for a token between its products: queries, keys, values and what comes of them; the gate, what it gates
+    and their product."""
+    return 4 * hidden + 3 * intermediate
 
 
 def types(shape: Shape, preset: Preset) -> dict[str, dict[str, float]]:
@@ -129,14 +143,17 @@ def size(shape: Shape, preset: Preset) -> float:
 @dataclass(frozen=True)
 class Machine:
     """The roofs of a device: bytes a second that it reads, and by type the weights a second that it multiplies with one token (`vector`)
-    and with many at once (`matrix`, weights times tokens); `layer_s` is what a layer takes beside its weights. Where no type was measured,
-    8-bit `operations` a second stand for all."""
+    and with many at once (`matrix`, weights times tokens); `layer_s` is what a layer takes beside its weights for one token, and
+    `number_s` by type each number that it hands on in a prompt (`Shape.handed_on`). Where no type was measured, 8-bit `operations` a second
+    stand for all. `base` are the bytes that what runs GGUF files takes itself."""
 
     bandwidth: float
     operations: float
     vector: Mapping[str, float]
     matrix: Mapping[str, float]
     layer_s: float = 0.0
+    number_s: Mapping[str, float] = field(default_factory=dict)
+    base: float = BASE["gguf"]
 
     @classmethod
     def of_probe(cls, said: Mapping[str, Any]) -> Machine:
@@ -145,7 +162,7 @@ class Machine:
         return cls(
             1e9 * said["read_gb_per_s"], OPERATIONS * max(k["matrix"] for k in kinds.values()),
             {t: float(k["vector"]) for t, k in kinds.items()}, {t: float(k["matrix"]) for t, k in kinds.items()},
-            float(said["layer_s"]),
+            float(said["layer_s"]), {t: float(k["number_s"]) for t, k in kinds.items()},
         )  # fmt: skip
 
     @classmethod
@@ -155,15 +172,22 @@ class Machine:
         bandwidth = 1e9 * REACHED * device.bandwidth.gb_per_s if device.bandwidth else 1e10
         lanes = 64 if {"asimddp", "avx512_vnni", "avx_vnni"} & set(device.features) else 32
         operations = 1e9 * device.gops if device.gops else (device.threads or device.cores or 1) * 2e9 * lanes / 2
-        return cls(bandwidth, operations, {}, {})
+        return cls(bandwidth, operations, {}, {}, base=STATIC if device.harness == "native" else BASE["gguf"])
 
     def multiplied(self, type: str, *, many: bool) -> float:
         """Weights (and tokens) a second of a type."""
         known = self.matrix if many else self.vector
-        type, share = LIKE.get(type, (type, 1.0))
+        type, one, several = LIKE.get(type, (type, 1.0, 1.0))
+        share = several if many else one
         if not known:
             return share * self.operations / OPERATIONS
         return share * known.get(type, min(known.values()))
+
+
+    def between(self, type: str) -> float:
+        """Seconds that each number takes which a layer hands on in a prompt."""
+        type, _, several = LIKE.get(type, (type, 1.0, 1.0))
+        return self.number_s.get(type, 0.0) / several
 
 
 @dataclass(frozen=True)
@@ -193,20 +217,24 @@ def foretell(shape: Shape, preset: Preset, machine: Machine, prompt_tokens: int,
     body = [some for role, some in stored.items() if role not in ("embedding", "output")]  # the output is computed for the last token
     per_token = sum(c / machine.multiplied(t, many=True) for some in body for t, c in some.items())
     scores = 2 * shape.layers * shape.heads * shape.head * prompt_tokens / 2  # keys and values that a token of the prompt meets
-    prefill = prompt_tokens * (per_token + scores / machine.multiplied("f16", many=True)) + step
+    weighed = sum(c * machine.between(t) for some in body for t, c in some.items()) / sum(c for some in body for c in some.values())
+    between = shape.layers * shape.handed_on * weighed
+    prefill = prompt_tokens * (per_token + between + scores / machine.multiplied("f16", many=True)) + step
     return Foretold(
-        bytes_, memory(shape, preset, bytes_, kv * (length + 256), stored), prefill, prompt_tokens / prefill, 1 / step,
+        bytes_, memory(shape, preset, bytes_, kv * (length + 256), stored, machine.base), prefill, prompt_tokens / prefill, 1 / step,
         "memory" if reading > multiplying else "compute",
     )  # fmt: skip
 
 
-def memory(shape: Shape, preset: Preset, size_bytes: float, cache: float, stored: Mapping[str, Mapping[str, float]]) -> float:
+def memory(
+    shape: Shape, preset: Preset, size_bytes: float, cache: float, stored: Mapping[str, Mapping[str, float]], base: float
+) -> float:
     """The most that a process holds: the mapped file and what is packed anew of it, keys and values, what is computed on the way."""
     if preset.format == "onnx":
-        copies = 2.0 if preset.type == "fp16" else 1.0
+        copies = 2.0 if preset.type == "fp16" else 1.25  # some of it is packed anew
         return BASE["onnx"] + copies * size_bytes + 2 * cache + 4 * UBATCH * shape.vocabulary / 4
     packed = sum(
         c * BITS[t] / 8 for role, some in stored.items() if role not in ("output", "embedding") for t, c in some.items() if t in PACKED
     )
     activations = 4 * UBATCH * (6 * shape.hidden + 3 * shape.intermediate) + 4 * shape.vocabulary
-    return BASE["gguf"] + size_bytes + packed + cache + activations
+    return base + size_bytes + packed + cache + activations

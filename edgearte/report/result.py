@@ -271,11 +271,13 @@ class AnswerSample:
 
 @dataclass(frozen=True)
 class ArtifactResult:
-    """An artifact with what was measured of it; `None` where it failed a gate or was not measured."""
+    """An artifact with what was measured of it; `None` where it failed a gate or was not measured. `foretold` is what the roofline model
+    said of it on the device of that measurement, before it was made."""
 
     artifact: Artifact
     measurement: Measurement | None = None
     accuracy: Accuracy | None = None
+    foretold: Figures | None = None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ import pytest
 from edgearte import cli
 from edgearte.errors import UserError
 from edgearte.measure import bench, compare
-from edgearte.records import Measurement, Spread
+from edgearte.records import Instructions, Measurement, Spread
+from edgearte.report import bench as report
 
 QUIET = {"cpu": "a CPU", "cores": 4, "logical_cores": 4, "load_average": [0.1, 0.1, 0.1], "governor": "performance"}
 FIGURES = ("load", "first token", "prefill", "decode", "peak memory", "file")
@@ -118,3 +119,39 @@ def test_an_artifact_that_was_not_measured_then_is_told_before_anything_is_measu
     old.write_text(json.dumps(asdict(measurement())) + "\n")
     assert cli.main(["bench", "other.gguf", "--compare", str(old)]) == 2
     assert "holds no measurement of other.gguf; it has model.gguf" in capsys.readouterr().err
+
+
+def test_what_a_device_does_is_held_against_that_device(tmp_path: Path) -> None:
+    old = [measurement(), measurement(device="board", decode_tps=spread(4))]
+    board = compare.against(old, measurement(device="board", decode_tps=spread(3)))
+    assert {v.figure: v.verdict for v in board}["decode"] == "worse"
+    assert board[0].artifact == "model.gguf on board"
+    other = compare.against(old, measurement(device="phone", decode_tps=spread(3)))
+    assert {v.figure: v.verdict for v in other}["decode"] == "unsure"
+
+
+def test_counted_instructions_are_compared_without_noise() -> None:
+    def counted(new_token: float) -> Measurement:
+        return measurement(device="arm64", instructions=Instructions(100, 17.0, new_token))
+
+    found = {v.figure: v.verdict for v in compare.compare(counted(40.0), counted(42.0))}
+    assert found == {"instructions, a new token": "worse", "instructions, a prompt token": "alike", "instructions, loading": "alike",
+                     "file": "alike"}  # fmt: skip
+
+
+def test_each_device_has_a_table_that_says_what_makes_it_doubtful(tmp_path: Path) -> None:
+    hot = measurement(device="board", throttled=True, temperature_c=spread(85), clock_mhz=Spread(1000, 600, 1500, 5))
+    swings = replace(spread(40), values=(40.0, 40.1, 39.9, 40.0, 10.0))
+    found = [measurement(decode_tps=swings, bandwidth=20e9, token_bytes=10**8), hot]
+    report.write(tmp_path / "both.md", found, [])
+    here, there = (tmp_path / "both.md").read_text("utf-8").split("**On board**")
+    assert "outliers among the runs: 10.0 tokens/s" in here
+    assert "| 20% |" in here  # 100 MB, 40 times a second, of 20 GB/s
+    for words in ("the device held itself back", "its clock fell to 600 of 1500 MHz", "up to 86 °C"):
+        assert words in there
+        assert words not in here
+
+
+def test_times_of_an_emulator_are_doubted() -> None:
+    found = measurement(machine={**QUIET, "cpu": "cortex-a76, emulated by qemu"})
+    assert found.doubts() == ["emulated: these times are the emulator's"]

@@ -9,6 +9,7 @@ import pytest
 
 from edgearte.errors import UserError
 from edgearte.measure import machine
+from edgearte.measure.header import embedding_alone
 from edgearte.measure.machine import detect_runtime
 from edgearte.measure.suite import load_suite
 
@@ -116,3 +117,21 @@ def test_a_wrong_suite_is_refused_with_all_its_mistakes(tmp_path: Path) -> None:
     assert "did you mean prompt_tokens?" in said and "prompt_tokens is missing" in said
     assert "new_tokens must be a whole number" in said and "repeats must be" in said and "warmups" not in said
     assert str(path) in said
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_an_embedding_beside_an_output_layer_is_not_read_for_a_token(tmp_path: Path, apart: bool) -> None:
+    import gguf
+    import numpy as np
+
+    path = tmp_path / "model.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    rows = np.ones((100, 64), np.float16)
+    for name in ["token_embd.weight", "blk.0.ffn_up.weight", *(["output.weight"] if apart else [])]:
+        writer.add_tensor(name, rows)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert embedding_alone([path]) == (rows.nbytes if apart else 0)
+    assert embedding_alone([tmp_path]) == 0
