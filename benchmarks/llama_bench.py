@@ -4,14 +4,14 @@ python benchmarks/llama_bench.py [--model FILE.gguf] [--threads N] [--prompt 512
 
 Builds llama-bench and our native harness from the source package of the installed llama-cpp-python (some minutes, once), and then has
 llama-bench and ours measure the same file in turn, ABCD ABCD …, each in a process of its own. Prints the medians over all turns of tokens a
-second, read (pp) and written (tg), and ours against llama-bench's; ends with 1 where one is more than 2 % off. A run beside which other
-processes took more than 2 % of the machine's time is done again, and how many were is said.
+second, read (pp) and written (tg), and of ours against llama-bench's turn by turn; ends with 1 where one is more than 2 % off. A run beside
+which other processes took more than 2 % of the machine's time is done again, and how many were is said.
 
 Like for like: one revision of llama.cpp, built for this CPU by the same options, the same threads. The Python package is built with OpenMP
 and the native harness without, which decodes faster, so that llama-bench is built both ways. One warm-up and one run a turn; micro-batches
 of 512, a cache in f16, flash attention where llama.cpp chooses it, weights mapped into memory and repacked where it does that: the defaults
-of both. llama-bench writes its tokens after `-d` as many as our prompt has, because ours come after the prompt: behind an empty context each
-takes less time. Different they are still: llama-bench reads and writes random tokens, and chooses none; ours choose the likeliest.
+of both. llama-bench writes its tokens after `-d` as many as our prompt has, because ours come after the prompt: behind an empty context
+each takes less time. Different they are still: llama-bench reads and writes random tokens, and chooses none; ours choose the likeliest.
 """
 
 from __future__ import annotations
@@ -134,7 +134,8 @@ def main() -> int:
         middle = {name: statistics.median(getattr(r, what) for r in several) for name, several in found.items()}
         for name, several in found.items():
             values = [getattr(r, what) for r in several]
-            ratio = middle[name] / middle[against[name]] if name in against else None
+            pairs = zip(several, found[against.get(name, name)], strict=True)  # turn by turn, since the machine's speed drifts
+            ratio = statistics.median(getattr(a, what) / getattr(b, what) for a, b in pairs) if name in against else None
             print(f"{what:4}{name:14}{middle[name]:9.1f}{min(values):9.1f}{max(values):9.1f}" + (f"{ratio:9.3f}" if ratio else ""))
             agree = agree and (ratio is None or abs(ratio - 1) <= WITHIN)
     print("they agree" if agree else f"they do not agree within {WITHIN:.0%}")

@@ -37,9 +37,9 @@ def test_first_a_cure_then_a_new_round_until_the_budget_is_met(result: Result) -
     assert kinds[:3] == ["first", "cure", "round"]
     assert closing.kept == len(kinds) - 1
     first, cure, again = closing.turns[0], closing.turns[1], closing.turns[-1]
-    assert (list(first.devices[0].figures), list(cure.devices[0].figures)) == (["q8_0"], ["q8_0", "q4_0"])
+    assert (list(first.devices[0].figures), list(cure.devices[0].figures)) == (["q8_0"], ["q8_0", "f16"])
     assert "accuracy" in first.devices[0].missed["q8_0"][0]
-    assert again.deployed in ("q8_0", "q4_0")
+    assert again.deployed in ("q8_0", "f16")
     assert again.failed > 0
     assert again.examples > first.examples
     assert again.devices[0].preset
