@@ -39,15 +39,15 @@ COUNTED = CONTEXT - 1 - CONTEXT // 2  # positions of a window that llama-perplex
 NEAR = 0.05
 
 
-def built(programs: Sequence[str], folder: Path = native.LLAMA, *, openmp: bool = True) -> Path:
+def built(programs: Sequence[str], folder: Path = native.LLAMA, *, static: bool = False) -> Path:
     """The folder of these programs of llama.cpp, built there where they are not yet, as the installed llama-cpp-python is on this CPU; or
-    without OpenMP, as the static harness is."""
+    without OpenMP and libraries, as the static harness is."""
     tree = native.source(folder)
-    made = tree.parents[2] / ("build" if openmp else "build-threads")
+    made = tree.parents[2] / ("build-static" if static else "build")
     if missing := [name for name in programs if not (made / "bin" / name).is_file()]:
-        threads = f"-DGGML_OPENMP={'ON' if openmp else 'OFF'}"
+        own = ["-DGGML_OPENMP=OFF", "-DBUILD_SHARED_LIBS=OFF", "-DCMAKE_EXE_LINKER_FLAGS=-static"] if static else []
         flags = ["-DCMAKE_BUILD_TYPE=Release", "-DLLAMA_CURL=OFF", "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF",
-                 "-DLLAMA_BUILD_SERVER=OFF", threads, *llama_cmake_args(describe()["features"]).split()]  # fmt: skip
+                 "-DLLAMA_BUILD_SERVER=OFF", *own, *llama_cmake_args(describe()["features"]).split()]  # fmt: skip
         native.tell("configuring llama.cpp's programs", "cmake", "-S", tree, "-B", made, *flags)
         at_once = len(os.sched_getaffinity(0))
         native.tell("building llama.cpp's programs", "cmake", "--build", made, "-j", at_once, "--target", *missing)
