@@ -10,9 +10,9 @@ which other processes took more than 2 % of the machine's time is done again, an
 Like for like: one revision of llama.cpp, built for this CPU by the same options, the same threads. The Python package is built with OpenMP
 and as libraries; the native harness is without, in one static program, and some percent faster for it: llama-bench is built both ways. One
 warm-up and one run a turn; micro-batches of 512, a cache in f16, flash attention where llama.cpp chooses it, weights mapped into memory and
-repacked where it does that: the defaults of both. llama-bench writes its tokens after `-d` as many as our prompt has, because ours come after
-the prompt: behind an empty context each takes less time. Different they are still: llama-bench reads and writes random tokens, and chooses
-none; ours choose the likeliest.
+repacked where it does that: the defaults of both. llama-bench writes its tokens after `-d` as many as our prompt has, because ours come
+after the prompt: behind an empty context each takes less time. Different they are still: llama-bench reads and writes random tokens, and
+chooses none; ours choose the likeliest.
 """
 
 from __future__ import annotations
