@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgearte import catalogue
 from edgearte.convert.presets import load_preset
 from edgearte.destination import destinations
 from edgearte.errors import Problem, UserError
 from edgearte.files import read_texts
 from edgearte.lm import endpoint, weights
+from edgearte.measure.suite import load_suite
 from edgearte.recipe import Recipe
 from edgearte.setup import address
 from edgearte.task import Task
@@ -31,12 +31,11 @@ def check(recipe: Recipe, task: Task) -> None:
     ]
     problems += _endpoint_problems(recipe)
     presets = dict.fromkeys((*recipe.export.presets, *(recipe.close.cures if recipe.devices else ())))
-    for kind, names in (("export", presets), ("benchmarks", (recipe.measure.suite,))):
-        for name in names:
-            try:
-                load_preset(name) if kind == "export" else catalogue.load(kind, name)
-            except UserError as error:
-                problems += error.problems
+    for load, name in (*((load_preset, name) for name in presets), (load_suite, recipe.measure.suite)):
+        try:
+            load(name)
+        except UserError as error:
+            problems += error.problems
     if recipe.export.general:
         try:
             read_texts(Path(recipe.export.general.file))

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from edgearte import catalogue
+from edgearte import catalogue, steps
 from edgearte.cli import main
 from edgearte.errors import UserError
 from edgearte.measure.harness import timed
 from edgearte.measure.suite import TASK, load_suite
+from edgearte.setup import opened
+from tests import tiny
 
 MINE = "name: mine\nabout: x\nprompt_tokens: 4\nnew_tokens: 2\nrepeats: 2\nwarmups: 0\n"
 
@@ -75,3 +77,14 @@ def test_a_recipes_own_prompts_are_for_a_build_alone(tmp_path: Path, capsys: pyt
     writer.close()
     assert main(["bench", str(path), "--suite", "task"]) == 2
     assert "its prompts are those of a recipe" in capsys.readouterr().err
+
+
+def test_in_a_build_the_recipes_questions_are_read_as_the_student_is_asked_them(tmp_path: Path, tiny_model: Path) -> None:
+    recipe = tiny.write_recipe(tmp_path / "task", tiny_model)
+    with opened(recipe, ["measure.suite=task"], tmp_path / "runs") as (setup, _):
+        suite = steps.suite(setup)
+        questions = [q.input for q in setup.task.evaluation]
+    assert isinstance(suite.prompts, tuple)
+    assert len(suite.prompts) == 8
+    assert all(question in prompt for question, prompt in zip(questions, suite.prompts, strict=False))
+    assert 0 < suite.prompt_tokens < 100  # of the longest
