@@ -45,7 +45,7 @@ def built(programs: Sequence[str], folder: Path = native.LLAMA, *, static: bool 
     tree = native.source(folder)
     made = tree.parents[2] / ("build-static" if static else "build")
     if missing := [name for name in programs if not (made / "bin" / name).is_file()]:
-        own = ["-DGGML_OPENMP=OFF", "-DBUILD_SHARED_LIBS=OFF", "-DCMAKE_EXE_LINKER_FLAGS=-static"] if static else []
+        own = ["-DGGML_OPENMP=OFF", "-DBUILD_SHARED_LIBS=OFF", "-DCMAKE_EXE_LINKER_FLAGS=-static", "-DLLAMA_OPENSSL=OFF"] if static else []
         flags = ["-DCMAKE_BUILD_TYPE=Release", "-DLLAMA_CURL=OFF", "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF",
                  "-DLLAMA_BUILD_SERVER=OFF", *own, *llama_cmake_args(describe()["features"]).split()]  # fmt: skip
         native.tell("configuring llama.cpp's programs", "cmake", "-S", tree, "-B", made, *flags)
