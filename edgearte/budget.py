@@ -153,10 +153,16 @@ def judge(
         return Verdict(device, chosen, reason, (*story, f"{chosen} is chosen: {reason}."), over, dict(figures))
     able = [p for p, some in over.items() if {m.limit for m in some} == {"accuracy"}]
     if not able:
-        reason = "no artifact meets the limits beside accuracy" if over else "no artifact is usable"
-        return Verdict(device, "", reason, tuple(story), over, dict(figures))
+        return Verdict(device, "", _binds(over) if over else "no artifact is usable", tuple(story), over, dict(figures))
     nearest = max(able, key=lambda p: (figures[p].accuracy or 0.0, -(figures[p].size or 0.0)))
     return Verdict(device, "", f"accuracy binds: {over[nearest][0]} ({nearest})", tuple(story), over, dict(figures), nearest)
+
+
+def _binds(over: Mapping[str, Sequence[Missed]]) -> str:
+    """The limit beside accuracy that is missed by the most in the artifact that misses it by the least."""
+    worst = {preset: max((m for m in some if m.limit != "accuracy"), key=lambda m: m.times) for preset, some in over.items()}
+    preset = min(worst, key=lambda p: worst[p].times)
+    return f"{worst[preset].limit} binds: {worst[preset]} ({preset})"
 
 
 def _right(found: Figures) -> str:

@@ -100,6 +100,7 @@ def test_where_accuracy_alone_is_missing_the_nearest_artifact_is_named() -> None
     assert (verdict.preset, verdict.nearest) == ("", "q8_0")
     nothing = judge("d", replace_limits(asked), artifacts, found, None, lambda a, b: False)
     assert (nothing.preset, nothing.nearest) == ("", "")
+    assert nothing.reason == "size binds: size 80.0 MB, 1.0 MB allowed (q4_0)"
 
 
 def replace_limits(asked: Limits) -> Limits:
