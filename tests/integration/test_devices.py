@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import random
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +19,7 @@ from edgearte.device.remote import Remote
 from edgearte.measure.host import Unusable, answer, measure
 from edgearte.measure.suite import Suite
 from tests import fake_adb, sshd, tiny
+from tests.cutting import cutting
 from tests.system import need
 
 pytestmark = pytest.mark.integration
@@ -99,26 +98,14 @@ def test_a_connection_that_is_cut_again_and_again_loses_and_repeats_nothing(serv
     to.store.clean()
     to = Remote(load_device(str(server.profile())))
     assert to.store.pushed == 0
-    chance, over, cuts = random.Random(6), threading.Event(), []
-
-    def cut() -> None:
-        while not over.wait(chance.uniform(0.4, 2.5)):
-            cuts.append(server.cut())
-
-    thread = threading.Thread(target=cut)
-    thread.start()
-    seen: list[int] = []
-    try:
-        job = {"kind": "answer", "artifact": str(tiny.smollm2()), "runtime": "llama.cpp", "threads": 1, "prompts": LONG,
-               "max_tokens": 24, "stop": ["\n"]}  # fmt: skip
-        records = []
+    job = {"kind": "answer", "artifact": str(tiny.smollm2()), "runtime": "llama.cpp", "threads": 1, "prompts": LONG,
+           "max_tokens": 24, "stop": ["\n"]}  # fmt: skip
+    records, seen = list[dict[str, Any]](), list[int]()
+    with cutting(server.cut, 0.4, 2.5) as cuts:
         for record in to.records(job, None):
             records.append(record)
             seen.append(record["index"])
             time.sleep(0.1)  # a slow reader meets more cuts
-    finally:
-        over.set()
-        thread.join()
     assert seen == list(range(len(LONG)))
     assert [{k: r[k] for k in whole[0]} for r in records] == whole
     assert sum(cuts) >= 3
@@ -216,19 +203,8 @@ def test_a_phone_over_adb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
         assert found.device == "phone"
 
         whole = said(to, LONG, 24)
-        over = threading.Event()
-
-        def cut() -> None:
-            while not over.wait(1.2):
-                adb.cut()
-
-        thread = threading.Thread(target=cut)
-        thread.start()
-        try:
+        with cutting(adb.cut, 1.0, 1.4):
             assert said(to, LONG, 24) == whole
-        finally:
-            over.set()
-            thread.join()
         adb.state = "offline"
         with pytest.raises(Unreachable, match="offline"):
             said(Remote(load_device(str(profile))))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +21,7 @@ from edgearte.measure.host import answer, measure
 from edgearte.measure.suite import Suite
 from edgearte.store import Store
 from tests import emulated, sshd, tiny
+from tests.cutting import cutting
 from tests.integration.test_devices import PROMPTS, left, said_here, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]  # the first to need it builds the ARM64 harness
@@ -96,26 +95,14 @@ def test_a_suite_on_a_board_behind_ssh_says_that_its_times_are_an_emulators(serv
 def test_a_board_behind_a_connection_that_is_cut_loses_and_repeats_nothing(server: sshd.Server) -> None:
     to = behind(server)
     whole = said(to, tiny.smollm2(), "llama.cpp", FEW, 6)
-    chance, over, cuts = random.Random(7), threading.Event(), []
-
-    def cut() -> None:
-        while not over.wait(chance.uniform(0.8, 3.0)):
-            cuts.append(server.cut())
-
-    thread = threading.Thread(target=cut)
-    thread.start()
-    seen: list[int] = []
     job = {"kind": "answer", "artifact": str(tiny.smollm2()), "runtime": "llama.cpp", "threads": 1, "prompts": FEW, "max_tokens": 6,
            "stop": ["\n"]}  # fmt: skip
-    try:
-        records = []
+    records, seen = list[dict[str, Any]](), list[int]()
+    with cutting(server.cut, 0.8, 3.0) as cuts:
         for record in to.records(job, None):
             seen.append(record["index"])
             records.append({k: record[k] for k in whole[0]})
             time.sleep(0.5)
-    finally:
-        over.set()
-        thread.join()
     assert (seen, records) == (list(range(len(FEW))), whole)
     assert sum(cuts) >= 2
     assert until(lambda: not left(server.home), 20)
