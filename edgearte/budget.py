@@ -93,10 +93,20 @@ def binding(limits: Limits, found: Mapping[str, Figures]) -> tuple[Missed, str] 
     over = {preset: out_of_reach(limits, figures) for preset, figures in found.items()}
     if not over or not all(over.values()):
         return None
-    # The limit that is missed by the most in the artifact that misses it by the least: to relax any other would help nobody.
-    nearest = min(over, key=lambda preset: max(m.times for m in over[preset]))
-    worst = max(over[nearest], key=lambda m: m.times)
-    return worst, nearest
+    return nearest(over)
+
+
+def nearest(over: Mapping[str, Sequence[Missed]]) -> tuple[Missed, str]:
+    """The limit that is missed by the most in the artifact that misses it by the least, and that artifact: to relax any other limit would
+    help nobody."""
+    worst = {preset: max(some, key=lambda m: m.times) for preset, some in over.items()}
+    preset = min(worst, key=lambda p: worst[p].times)
+    return worst[preset], preset
+
+
+def beside_accuracy(over: Mapping[str, Sequence[Missed]]) -> dict[str, list[Missed]]:
+    """The limits that artifacts miss and that no teaching changes."""
+    return {preset: [m for m in some if m.limit != "accuracy"] for preset, some in over.items()}
 
 
 def would_do(worst: Missed, preset: str, parameters: int) -> str:
@@ -154,15 +164,13 @@ def judge(
     able = [p for p, some in over.items() if {m.limit for m in some} == {"accuracy"}]
     if not able:
         return Verdict(device, "", _binds(over) if over else "no artifact is usable", tuple(story), over, dict(figures))
-    nearest = max(able, key=lambda p: (figures[p].accuracy or 0.0, -(figures[p].size or 0.0)))
-    return Verdict(device, "", f"accuracy binds: {over[nearest][0]} ({nearest})", tuple(story), over, dict(figures), nearest)
+    likeliest = max(able, key=lambda p: (figures[p].accuracy or 0.0, -(figures[p].size or 0.0)))
+    return Verdict(device, "", f"accuracy binds: {over[likeliest][0]} ({likeliest})", tuple(story), over, dict(figures), likeliest)
 
 
 def _binds(over: Mapping[str, Sequence[Missed]]) -> str:
-    """The limit beside accuracy that is missed by the most in the artifact that misses it by the least."""
-    worst = {preset: max((m for m in some if m.limit != "accuracy"), key=lambda m: m.times) for preset, some in over.items()}
-    preset = min(worst, key=lambda p: worst[p].times)
-    return f"{worst[preset].limit} binds: {worst[preset]} ({preset})"
+    worst, preset = nearest(beside_accuracy(over))
+    return f"{worst.limit} binds: {worst} ({preset})"
 
 
 def _right(found: Figures) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from edgearte import budget
-from edgearte.budget import Figures, Missed, Verdict
+from edgearte.budget import Figures, Verdict
 from edgearte.delivery import Delivery
 from edgearte.destination import Destination
 
@@ -62,12 +62,8 @@ def _what_would_do(unmet: Sequence[Verdict], parameters: int) -> str:
     """What would meet the budgets that limits other than accuracy keep this student from."""
     said = []
     for verdict in unmet:
-        beside: dict[str, list[Missed]] = {
-            preset: [m for m in some if m.limit != "accuracy"] for preset, some in verdict.missed.items() if some
-        }
-        if beside:
-            preset = min(beside, key=lambda p: max((m.times for m in beside[p]), default=0.0))
-            worst = max(beside[preset], key=lambda m: m.times)
+        if verdict.missed:
+            worst, preset = budget.nearest(budget.beside_accuracy(verdict.missed))
             said.append(f"on {verdict.device} {worst.limit} binds: {budget.would_do(worst, preset, parameters)}")
     return "; ".join(said) or "no artifact could be used"
 

@@ -22,6 +22,7 @@ from edgearte.lm.base import rendered
 from edgearte.lm.deployed import Deployed
 from edgearte.lm.hf import TransformersLM
 from edgearte.measure.host import Unusable, measure
+from edgearte.measure.suite import Suite
 from edgearte.records import Artifact, Example, Measurement, Question, from_dict
 from edgearte.setup import Setup
 from edgearte.steps import as_read
@@ -79,6 +80,7 @@ def used(
     developed: dict[str, dict[str, list[Answer]]] = {to.name: {} for to in destinations}
     measurements: dict[str, dict[str, Measurement]] = {to.name: {} for to in destinations}
     refused: dict[tuple[str, str], str] = {}
+    suite = steps.suite(setup)
     for at, artifact in enumerate(artifacts):
         if artifact.failed:
             continue
@@ -90,7 +92,7 @@ def used(
         for to in destinations:
             try:
                 if to.target.counted or not to.emulated:
-                    measurements[to.name][artifact.preset] = measured(setup, artifact, to)
+                    measurements[to.name][artifact.preset] = measured(setup, artifact, suite, to)
                 if asked := setup.task.development[: to.limits.questions or None]:
                     developed[to.name][artifact.preset] = answers(setup, model, artifact, asked, to)
             except Unusable as error:
@@ -173,9 +175,9 @@ def made(artifact: Artifact) -> str:
     return (path.parent if artifact.format == "gguf" else path).name
 
 
-def measured(setup: Setup, artifact: Artifact, to: Destination) -> Measurement:
+def measured(setup: Setup, artifact: Artifact, suite: Suite, to: Destination) -> Measurement:
     """Latency and memory of an exported file on a device."""
-    m, suite = setup.recipe.measure, steps.suite(setup)
+    m = setup.recipe.measure
     options = {"artifact": made(artifact), "suite": suite, "threads": m.threads, "machine": to.identity}
     row = setup.store.value(
         "measure", 2, options,

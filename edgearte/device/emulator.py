@@ -3,7 +3,6 @@ kernel, nothing needs root, and no foreign code runs until all of it is there.""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import platform
@@ -17,7 +16,7 @@ from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
-from edgearte.device.native import tell
+from edgearte.device.native import alone, tell
 from edgearte.errors import UserError
 
 ROOT = Path.home() / ".cache" / "edgearte" / "arm64"
@@ -75,17 +74,10 @@ def setup(place: Path, cpu: str, *, wheels: bool = True) -> None:
     if missing := {program: package for program, package in PROGRAMS.items() if not shutil.which(program)}:
         raise UserError(f"{', '.join(missing)} not installed: apt-get install {' '.join(missing.values())}")
     place.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(place.with_name(f".{place.name}.lock")):
+    with alone(place.with_name(f".{place.name}.lock")):
         _system(place)
         if wheels:
             _add_wheels(place, cpu)
-
-
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _system(place: Path) -> None:

@@ -66,14 +66,14 @@ def program(architecture: str, features: Sequence[str] = ()) -> Path:
     made = CACHE / "native" / f"{_version()}-{architecture}-{key}" / PROGRAM
     if not made.is_file():
         made.parent.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(made.parent.parent / ".lock"):
+        with alone(made.parent.parent / ".lock"):
             if not made.is_file():
                 _build(made.parent, [*flags, *_compilers(architecture)], f"the harness for {architecture}")
     return made
 
 
 @contextlib.contextmanager
-def _alone(lock: Path) -> Iterator[None]:
+def alone(lock: Path) -> Iterator[None]:
     """One process at a time: nobody builds what another is about to have built."""
     import fcntl
 
