@@ -87,7 +87,8 @@ def _anchored(recipe: Recipe, base: Path) -> Recipe:
 def load_task(recipe: Recipe) -> Task:
     """The task of a recipe; the problems of all its files at once."""
     section = recipe.task
-    fmt = AnswerFormat(**section.answer.model_dump())
+    choices = section.answer.choices
+    fmt = AnswerFormat(**section.answer.model_dump(exclude={"choices"}), choices=tuple(choices))
     problems: list[Problem] = []
     read: dict[str, tuple[Question, ...]] = {}
     for role in ROLES:
@@ -115,6 +116,7 @@ def load_task(recipe: Recipe) -> Task:
         evaluation=read["evaluation"],
         pool=read.get("pool", ()),
         development=read.get("development", ()),
+        meanings=dict(choices) if isinstance(choices, dict) else {},
     )
 
 

@@ -25,6 +25,19 @@ STRATEGIES = {
 }
 
 
+# One a prompt, in turn, where a chat drafts for one label at a time: asked in one way alone, a teacher writes the same thing again.
+STYLES = (
+    "short and casual, as said in passing",
+    "polite, in a full sentence",
+    "as a question",
+    "indirect: say what is wanted or felt without naming it",
+    "with a detail of a real situation: a name, a time, an amount or a place",
+    "as somebody in a hurry would say it",
+    "with everyday words that the examples do not use",
+    "long and a little wordy",
+)
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -33,7 +46,8 @@ class Answer(Section):
     """What an answer looks like; see docs/recipe.md for each kind."""
 
     kind: Literal["tag", "choice", "yesno", "number", "text", "json"] = "tag"
-    choices: tuple[str, ...] = ()  # the closed set of labels or letters, if there is one
+    # The closed set of labels or letters, if there is one; as a mapping, with a few words on what each label means.
+    choices: tuple[str, ...] | dict[str, str] = ()
     tag: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")] = "ans"
     strict: bool = True  # only what stands between the tags counts, as in the paper
 
@@ -51,7 +65,9 @@ class TaskSection(Section):
     answer: Answer = Answer()
     seeds: Questions | None = None  # start the drafting; never measured on. A description alone may do, for a teacher that chats
     preference: Questions | None = None  # score the drafts; the seeds where none are given
-    development: Questions | None = None  # decides what is embedded on `devices`; never taught, and never reported as the outcome
+    # Decides which student and which artifact is delivered; never taught, and never reported as the outcome. Where none is named and there
+    # are enough evaluation questions, a third of those is split off.
+    development: Questions | None = None
     evaluation: Questions  # only ever measured on
     pool: Questions | None = None  # may be put to the teacher where an assistant takes part; targets only check it, and may be missing
 
@@ -91,6 +107,9 @@ class Teacher(Section):
     revision: str = ""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     style: Literal["chat", "continuation"] = "chat"  # continuation: for base or weak models, with constrained decoding
+    # What writes for the teacher as it came: llama.cpp takes a GGUF file in its own types, which is faster on a processor. What is aligned
+    # is always the checkpoint.
+    runtime: Literal["transformers", "llama.cpp"] = "transformers"
 
 
 class Student(Section):
@@ -114,6 +133,15 @@ class Draft(Section):
     near_copy: Share = 0.9  # likeness from which two questions are the same (0 to 1)
     vote: Share = 0.0  # keep a draft only where the teacher, asked anew, gives its target at least this probability
     attempts: Positive = 4  # prompts sent per prompt needed, before the build gives up on the number
+    styles: tuple[str, ...] = STYLES  # how the questions of a prompt are to be worded, where a chat drafts for one label at a time
+
+
+class Sieve(Section):
+    """Which drafts are fit to teach. How many fall to each sieve is in the report, with samples."""
+
+    plausible: Annotated[float, Field(ge=0)] = 3.0  # standard deviations that a draft may be less likely to the teacher than its seeds; 0: off
+    length: Annotated[float, Field(ge=0)] = 3.0  # times that a draft may be longer than the longest seed or shorter than the shortest; 0: off
+    known: Share = 0.0  # a draft whose answer a student taught on the seeds gives with at least this probability is left out; 0: off
 
 
 class Responder(Section):
@@ -140,8 +168,9 @@ class Prefer(Section):
 
     # icl: the paper's one-shot accuracy. icl+correctness: the same, and nothing for a rationale whose answer is wrong.
     # naturalness: the student's own log-probability of the rationale (GRAPE). influence: what one step on it does to the
-    # loss on the preference questions (Montessori-Instruct).
-    scorer: Literal["icl", "icl+correctness", "naturalness", "influence"] = "icl"
+    # loss on the preference questions (Montessori-Instruct). probability: as icl, but the probability of the right answer is read, not
+    # written: it tells drafts apart where a student hits too rarely to be counted.
+    scorer: Literal["icl", "icl+correctness", "probability", "naturalness", "influence"] = "icl"
     questions: Positive = 40
     responders: tuple[Responder, ...] = ()  # choose the questions by item response theory (paper 2a); none: the first ones
     max_tokens: Positive = 200
@@ -159,10 +188,17 @@ class Align(Section):
     rationale_prompt: Literal["naive", "strategy"] = "naive"  # strategy: the one that elicited the chosen rationale
     beta: Above0 = 0.1
     learning_rate: Above0 = 1e-5
-    epochs: Positive = 1
+    held_out: Share = 0.2  # of the drafts, whose pairs are not learned from but say when to stop
+    min_steps: Positive = 8
+    max_steps: Positive = 64  # and one epoch at least: few pairs are seen again and again, many once
+    patience: Positive = 3  # looks at the held-out pairs without a gain, after which it ends; the best point is kept
     batch: Positive = 16
     micro_batch: Positive = 4  # rows computed at once
     lora_rank: Count = 16  # 0: all weights
+    sft: Annotated[float, Field(ge=0)] = 0.0  # weight of the chosen text's own loss beside the preference
+    length_normalised: bool = False  # log-probabilities a token, so that length itself is not learned
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0  # share of the pairs that are supposed to be the wrong way round
+    judge: Count = 24  # texts of either teacher that the student scores afterwards, on questions that made no pair; 0: not judged
 
 
 class Tailor(Section):
@@ -173,8 +209,21 @@ class Tailor(Section):
     rationale_temperature: Temperature = 0.0
 
 
+class Select(Section):
+    """Selection, a cheaper relative of alignment: the teacher drafts `factor` times as much, and the student keeps what it prefers."""
+
+    factor: Positive = 1  # 1: no such arm
+    by: Literal["probability", "naturalness", "influence", "icl"] = "probability"
+    diversity: Share = 0.5  # how much an example's unlikeness to those already kept counts beside the score
+
+
 class Train(Section):
     """SFT of the student through TRL (paper 5)."""
+
+    seeds: bool = True  # the user's own seeds are part of every set
+    # What a completion is: a rationale that ends in the answer, the answer alone, or half of each. auto: what teaches better on the
+    # development questions, found with the seeds; rationale where there are none.
+    teach: Literal["auto", "rationale", "answer", "both"] = "auto"
 
     learning_rate: Above0 = 2e-5
     epochs: Positive = 1
@@ -357,10 +406,12 @@ class Recipe(Section):
     teacher: Teacher
     student: Student
     draft: Draft = Draft()
+    sieve: Sieve = Sieve()
     verify: Verify = Verify()
     prefer: Prefer = Prefer()
     align: Align = Align()
     tailor: Tailor = Tailor()
+    select: Select = Select()
     train: Train = Train()
     on_policy: OnPolicy = OnPolicy()
     assist: Assist | None = None

@@ -51,7 +51,9 @@ class Draft:
 class Preference:
     """The student's preference for one rationale. `score` is what ranks it, higher is better, in the scorer's own unit. Where
     the student was asked: of `n` preference questions answered with the rationale as the one example, how many right (the
-    paper's s_r is `correct / n`) and how many with an answer at all; all 0 where a scorer asks nothing."""
+    paper's s_r is `correct / n`) and how many with an answer at all; all 0 where a scorer asks nothing. `marks` is what each of those
+    questions gives, in their order (1 or 0 for a hit, or the probability of the right answer), empty where that is not known; `form` the
+    probability that an answer stands in the form asked for, whatever it is."""
 
     draft: str
     strategy: str
@@ -59,11 +61,15 @@ class Preference:
     n: int = 0
     correct: int = 0
     extracted: int = 0
+    marks: tuple[float, ...] = ()
+    form: float | None = None
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A preference pair for DPO, as plain text: exactly what the teacher reads and writes."""
+    """A preference pair for DPO, as plain text: exactly what the teacher reads and writes. Its loss counts `weight` (0 to 1), which is
+    less the nearer the gap of its scores comes to their noise; `certain` says whether the gap is beyond it. A pair that is `held_out` is
+    not learned from: it says when to stop."""
 
     kind: str  # question | rationale
     prompt: str
@@ -73,6 +79,9 @@ class Pair:
     rejected_score: float
     chosen_from: str
     rejected_from: str
+    weight: float = 1.0
+    certain: bool = True
+    held_out: bool = False
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ A `.yaml` file is a task of lm-evaluation-harness.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from edgearte.records import Question
 @dataclass(frozen=True)
 class Task:
     """What is taught: `seeds` start the drafting, `preference` questions score drafts, `evaluation` only measures. Questions of the
-    `pool` may be put to the teacher; they need no target. `development` decides what is embedded."""
+    `pool` may be put to the teacher; they need no target. `development` decides what is delivered. `meanings` say what each label is
+    for, where the recipe tells."""
 
     name: str
     description: str
@@ -31,6 +32,7 @@ class Task:
     evaluation: tuple[Question, ...]
     pool: tuple[Question, ...] = ()
     development: tuple[Question, ...] = ()
+    meanings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def header(self) -> str:
