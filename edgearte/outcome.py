@@ -16,9 +16,10 @@ from edgearte.convert.card import Card, Figure, Origin
 from edgearte.decide import compare
 from edgearte.destination import destinations
 from edgearte.evaluate import Answer
+from edgearte.lesson import ARTE, ON_POLICY, SEEDS, UNTAUGHT, Round
 from edgearte.lm.calls import Calls, Price
 from edgearte.lm.weights import Weights
-from edgearte.loop import SEEDS, UNTAUGHT, Found, Round
+from edgearte.loop import Found
 from edgearte.measure.machine import describe
 from edgearte.records import Artifact, Draft, Preference
 from edgearte.report import result as r
@@ -61,9 +62,11 @@ def result(found: Found, ledger: Sequence[Entry], bundle: Path) -> r.Result:
             arm: r.Tailored(len(lesson.sets[arm]), dict(t.dropped), _samples(t.drafts[:SAMPLES], ()))
             for arm, t in lesson.tailored.items()
         },
-        training={arm: training(folder, f"train: {arm}", ledger) for arm, folder in found.taught.items()},
+        training={arm: training(folder, _label(arm), ledger) for arm, folder in found.taught.items()},
         accuracy=_accuracies(found),
         comparisons=_comparisons(found),
+        hits=_hits(found),
+        arm=r.ArmChoice(found.chosen.name, found.chosen.reason, dict(found.chosen.right), found.chosen.questions),
         answers=_answers(task, found),
         artifacts=tuple(_artifact(found, a) for a in delivered.artifacts),
         decision=r.Decision(found.choice.preset, found.choice.reason, found.choice.story),
@@ -159,7 +162,7 @@ def lineage(found: Found) -> tuple[r.LineageStep, ...]:
                 r.LineageStep(f"aligned teacher{again}", once.aligned.name[:16], (author, f"pairs{again}"))
             )
             author = f"aligned teacher{again}"
-    lesson, best = found.lesson, found.lesson.best
+    lesson, best = found.lesson, found.chosen.name
     if lesson.assisted:
         steps.append(r.LineageStep("pool", digest(setup.task.pool)[:16]))
         bought = digest(lesson.assisted.judged)[:16]
@@ -212,14 +215,21 @@ def _notes(found: Found) -> tuple[str, ...]:
         if once.skipped:
             where = f" in round {number}" if len(found.lesson.rounds) > 1 else ""
             notes.append(f"The teacher was not aligned{where}: {once.skipped}. What it wrote then is no other teacher's.")
-    size, wanted = len(found.lesson.sets[found.lesson.best]), found.setup.recipe.tailor.questions * len(found.lesson.rounds)
-    if size < wanted:
-        notes.append(
-            f"Every arm was taught with {size} examples, not the {wanted} asked for: "
-            "one of the teachers wrote no more that could be used."
-        )
+    notes += _short(found) + [said for once in found.lesson.rounds if once.judged and (said := once.judged.note)]
+    if found.chosen.name not in (found.lesson.method, ON_POLICY) and not found.chosen.name.startswith(ARTE):
+        notes.append(f"{found.lesson.method} is not what is delivered: {found.chosen.reason}.")
     notes += [f"{a.preset} is not in the bundle: {a.failed}" for a in found.turn.delivered.artifacts if a.failed]
     return tuple(notes)
+
+
+def _short(found: Found) -> list[str]:
+    """Which arms got less to learn than the recipe asks for."""
+    wanted = found.setup.recipe.tailor.questions * len(found.lesson.rounds)
+    few = {arm: len(t.examples) for arm, t in found.lesson.tailored.items() if len(t.examples) < wanted}
+    if not few:
+        return []
+    said = ", ".join(f"{arm} {n}" for arm, n in few.items())
+    return [f"Not every arm has the {wanted} examples asked for, since its teacher wrote no more that could be used: {said}."]
 
 
 def _models(setup: Setup) -> dict[str, Weights]:
@@ -339,6 +349,11 @@ def _assistance(found: Found) -> r.Assistance | None:
     )  # fmt: skip
 
 
+def _label(arm: str) -> str:
+    """What the ledger calls an arm's training."""
+    return f"on-policy: {arm}" if arm == ON_POLICY else f"train: {arm}"
+
+
 def training(folder: Path, label: str, ledger: Sequence[Entry]) -> r.Training:
     """A student's training, from the log that its folder holds."""
     log = read_log(folder)
@@ -356,18 +371,38 @@ def _accuracies(found: Found) -> tuple[r.AccuracyRow, ...]:
         r.AccuracyRow(found.turn.arm, preset, 0, accuracy(a.grade for a in answers))
         for preset, answers in found.turn.delivered.evaluated.items()
     ]
+    rows += [
+        r.AccuracyRow(arm, preset, 0, accuracy(a.grade for a in answers))
+        for arm, files in found.others.items() for preset, answers in files.items()
+    ]  # fmt: skip
     return tuple(rows)
+
+
+def _hits(found: Found) -> dict[str, dict[str, str]]:
+    """Which evaluation questions each student answers rightly, as checkpoint and as a file: a text of 0 and 1, in their order."""
+    told: dict[str, dict[str, str]] = {}
+    for (arm, shots), answers in found.answers.items():
+        if not shots:
+            told.setdefault(arm, {})["checkpoint"] = _marks(answers)
+    for arm, files in ((found.turn.arm, found.turn.delivered.evaluated), *found.others.items()):
+        told.setdefault(arm, {}).update({preset: _marks(answers) for preset, answers in files.items()})
+    return told
+
+
+def _marks(answers: Sequence[Answer]) -> str:
+    return "".join(str(int(a.grade.correct)) for a in answers)
 
 
 def _comparisons(found: Found) -> tuple[r.Comparison, ...]:
     rows = []
-    best, plain = found.lesson.best, found.lesson.plain
+    best, method, plain = found.chosen.name, found.lesson.method, found.lesson.plain
     for shots in dict.fromkeys(n for _, n in found.answers):
         asked = f", {shots}-shot" if shots else ""
-        arms = [(best, UNTAUGHT), (best, SEEDS), (best, plain), (plain, SEEDS)]
-        for a, b in [pair for pair in arms if (pair[1], shots) in found.answers]:  # without seeds there is no such arm
-            compared = compare(found.answers[a, shots], found.answers[b, shots])
-            rows.append(r.Comparison(a + asked, b + asked, **vars(compared)))
+        arms = dict.fromkeys([(best, UNTAUGHT), (best, SEEDS), (best, plain), (method, plain), (plain, SEEDS)])
+        for a, b in arms:
+            if a != b and (a, shots) in found.answers and (b, shots) in found.answers:  # without seeds there is no such arm
+                compared = compare(found.answers[a, shots], found.answers[b, shots])
+                rows.append(r.Comparison(a + asked, b + asked, **vars(compared)))
     embedded = found.turn.arm
     if embedded != best:
         rows.append(r.Comparison(embedded, best, **vars(compare(found.answers[embedded, 0], found.answers[best, 0]))))
@@ -375,6 +410,9 @@ def _comparisons(found: Found) -> tuple[r.Comparison, ...]:
         for arm in (embedded, UNTAUGHT):
             against = found.answers[arm, 0][: len(answers)]
             rows.append(r.Comparison(f"{embedded} {preset}", f"{arm} checkpoint", **vars(compare(answers, against))))
+        for arm, files in found.others.items():
+            if preset in files and arm in (UNTAUGHT, SEEDS, plain):
+                rows.append(r.Comparison(f"{embedded} {preset}", f"{arm} {preset}", **vars(compare(answers, files[preset]))))
     return tuple(rows)
 
 

@@ -252,6 +252,16 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class ArmChoice:
+    """The arm whose student is delivered, why, and how many of so many development questions each arm answers rightly."""
+
+    name: str
+    reason: str
+    right: dict[str, int]
+    questions: int
+
+
+@dataclass(frozen=True)
 class AnswerOutput:
     """What one model wrote, the answer found in it (`None`: none found) and whether that is right."""
 
@@ -368,6 +378,8 @@ class Result:
     accuracy: tuple[AccuracyRow, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
     answers: tuple[AnswerSample, ...] = ()
+    hits: dict[str, dict[str, str]] = field(default_factory=dict)  # arm -> checkpoint or preset -> a 1 for each right answer, or a 0
+    arm: ArmChoice | None = None
     artifacts: tuple[ArtifactResult, ...] = ()
     decision: Decision | None = None
     closing: Closing | None = None

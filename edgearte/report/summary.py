@@ -32,6 +32,8 @@ def print_summary(result: Result) -> None:
                 f"(both right {c.both}, only the first {c.only_a}, only the second {c.only_b}, neither {c.neither})"
             )
         )
+    if result.arm:
+        console.print(words.visible(f"Delivered: the student of {result.arm.name}; {result.arm.reason}"))
     if result.artifacts:
         console.print(_artifacts(result))
         if any(a.measurement for a in result.artifacts):
