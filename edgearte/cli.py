@@ -170,16 +170,20 @@ def _missing_extra(error: Exception) -> str:
 
 def _recipe_path(name: str) -> Path:
     from edgearte import catalogue
+    from edgearte.prepare import DATA
 
+    if name in DATA:
+        raise UserError(f"the recipe {name} needs data of yours: edgearte init my-{name} --from {name} --data {DATA[name].wanted}")
     return catalogue.find("recipes", name)
 
 
 def _init(args: argparse.Namespace) -> None:
     import shutil
 
+    from edgearte import catalogue
     from edgearte.prepare import prepare
 
-    source = _recipe_path(args.source).parent
+    source = catalogue.find("recipes", args.source).parent
     target = Path(args.name)
     if target.exists():
         raise UserError(f"{target}: exists already; name another folder")
