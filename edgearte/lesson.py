@@ -13,12 +13,12 @@ from pathlib import Path
 
 from edgearte import assisted, guidance, steps
 from edgearte.arte import draft, prefer, tailor
-from edgearte.arte.judge import Judged
+from edgearte.arte.judge import UNALIGNED as BETTER_BEFORE
 from edgearte.arte.preference_set import PreferenceSet
 from edgearte.errors import UserError
 from edgearte.lm.base import LM
 from edgearte.recipe import Assist, Budget
-from edgearte.records import Draft, Example, Pair
+from edgearte.records import Draft, Example, Judged, Moved, Pair
 from edgearte.setup import Setup
 
 UNTAUGHT, SEEDS, UNALIGNED, ARTE = "untaught", "seeds alone", "unaligned teacher", "ARTE"
@@ -38,10 +38,11 @@ class Round:
     pairs: tuple[Pair, ...]
     aligned: Path
     judged: Judged | None = None
+    moved: Moved | None = None
 
     def teacher(self, before: Path) -> Path:
         """The teacher that the build goes on with: the aligned one, unless the student scores better with what the one before wrote."""
-        return before if self.judged and self.judged.better == "unaligned" else self.aligned
+        return before if self.judged and self.judged.better == BETTER_BEFORE else self.aligned
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,9 @@ def arte(setup: Setup) -> Lesson:
         # tailor: the aligned teacher writes a training set; so does the unaligned one, to compare with
         plain.append(steps.tailored(setup, setup.teacher.folder, UNALIGNED + again, "tailor" + again))
         ours.append(steps.tailored(here, found.aligned, ARTE + again, "tailor" + again))
-        rounds.append(replace(found, judged=steps.judged(setup, student, asked, found.skipped, plain[-1], ours[-1])))
+        judged = steps.judged(setup, student, asked, found.skipped, plain[-1], ours[-1])
+        moved = steps.moved(here, found.aligned, plain[-1], ours[-1]) if judged else None
+        rounds.append(replace(found, judged=judged, moved=moved))
         teacher = rounds[-1].teacher(teacher)
         if number < setup.recipe.rounds:  # the next round asks the student that all rounds so far have taught
             taught = steps.with_seeds(setup, _together(ours).examples)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
 from edgearte import __version__
 from edgearte.answers import accuracy
+from edgearte.arte.judge import ALIGNED as BETTER_NOW
+from edgearte.arte.judge import UNALIGNED as BETTER_BEFORE
 from edgearte.arte.prefer import Preferred, degenerate, question_scores
 from edgearte.arte.preference_set import PreferenceSet
+from edgearte.arte.reliability import advice, split_half
 from edgearte.assisted import WARM_UP
 from edgearte.closing import ROUND
 from edgearte.convert.card import Card, Figure, Origin
@@ -205,7 +208,7 @@ def card(found: Found, whole: r.Result) -> Card:
 
 
 def _notes(found: Found) -> tuple[str, ...]:
-    notes = []
+    notes = list(found.setup.task.notes)
     if found.setup.teacher.identity == found.setup.student.identity:
         notes.append(
             "Teacher and student are the same model: it teaches itself. This demonstrates the loop; what a bigger teacher "
@@ -215,11 +218,24 @@ def _notes(found: Found) -> tuple[str, ...]:
         if once.skipped:
             where = f" in round {number}" if len(found.lesson.rounds) > 1 else ""
             notes.append(f"The teacher was not aligned{where}: {once.skipped}. What it wrote then is no other teacher's.")
-    notes += _short(found) + [said for once in found.lesson.rounds if once.judged and (said := once.judged.note)]
+    notes += _short(found) + _judged(found)
     if found.chosen.name not in (found.lesson.method, ON_POLICY) and not found.chosen.name.startswith(ARTE):
         notes.append(f"{found.lesson.method} is not what is delivered: {found.chosen.reason}.")
     notes += [f"{a.preset} is not in the bundle: {a.failed}" for a in found.turn.delivered.artifacts if a.failed]
     return tuple(notes)
+
+
+def _judged(found: Found) -> list[str]:
+    """What is to be said of alignments that brought nothing, harmed, or could not be judged."""
+    said = []
+    for number, once in enumerate(found.lesson.rounds, 1):
+        where = f" of round {number}" if len(found.lesson.rounds) > 1 else ""
+        if once.judged and once.judged.better != BETTER_NOW:
+            on = " The build went on with the teacher as it was." if once.judged.better == BETTER_BEFORE else ""
+            said.append(f"The alignment{where}: {once.judged.sentence}.{on}")
+        elif not once.judged and not once.skipped and found.setup.recipe.align.judge:
+            said.append(f"The alignment{where} was not judged: all questions that could judge it made its pairs (task.development).")
+    return said
 
 
 def _short(found: Found) -> list[str]:
@@ -307,25 +323,42 @@ def preferences(scorer: str, asked: PreferenceSet, preferred: Preferred) -> r.Pr
         ended=preferred.said,
         degenerate=bool(degenerate(found)),
         reason=degenerate(found),
+        advice=_advice(scorer, asked, found),
     )
+
+
+def _advice(scorer: str, asked: PreferenceSet, found: Sequence[Preference]) -> str:
+    """Whether the scores tell drafts apart beyond their own noise; nothing of scorers that are no means over questions."""
+    told = split_half(found)
+    if scorer == "probability":
+        return advice(len(asked.questions), probability=told)
+    return advice(len(asked.questions), hits=told) if scorer.startswith("icl") and told is not None else ""
 
 
 def _alignment(once: Round) -> r.Alignment:
     kinds = [p.kind for p in once.pairs]
-    points = () if once.skipped else read_log(once.aligned).curve
+    log = None if once.skipped else read_log(once.aligned)
     shown = [p for kind in ("question", "rationale") for p in [p for p in once.pairs if p.kind == kind][: SAMPLES // 2]]
     return r.Alignment(
         skipped=once.skipped,
         teacher=str(once.aligned),
         question_pairs=kinds.count("question"),
         rationale_pairs=kinds.count("rationale"),
-        curve=tuple(
-            r.AlignmentStep(int(p["step"]), p["loss"], p.get("margin", 0.0), p.get("accuracy", 0.0)) for p in points
-        ),
+        curve=_points(log.curve) if log else (),
         samples=tuple(
             r.PairSample(p.kind, p.prompt, p.chosen, p.rejected, p.chosen_score, p.rejected_score) for p in shown
         ),
+        certain=sum(p.certain for p in once.pairs),
+        held_out=sum(p.held_out for p in once.pairs),
+        looks=_points(log.held_out) if log else (),
+        best_step=log.best_step if log else None,
+        judged=once.judged,
+        moved=once.moved,
     )
+
+
+def _points(curve: Sequence[Mapping[str, float]]) -> tuple[r.AlignmentStep, ...]:
+    return tuple(r.AlignmentStep(int(p["step"]), p["loss"], p.get("margin", 0.0), p.get("accuracy", 0.0)) for p in curve)
 
 
 def _assistance(found: Found) -> r.Assistance | None:

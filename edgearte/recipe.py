@@ -139,7 +139,7 @@ class Draft(Section):
 class Sieve(Section):
     """Which drafts are fit to teach. How many fall to each sieve is in the report, with samples."""
 
-    plausible: Annotated[float, Field(ge=0)] = 3.0  # standard deviations that the teacher may find a draft less likely than its seeds; 0: off
+    plausible: Annotated[float, Field(ge=0)] = 3.0  # standard deviations that a draft may be less likely than the seeds; 0: off
     length: Annotated[float, Field(ge=0)] = 3.0  # times longer than the longest seed, or shorter than the shortest; 0: off
     known: Share = 0.0  # a draft whose answer a student taught on the seeds gives with at least this probability is left out; 0: off
 

@@ -17,9 +17,11 @@ from edgearte.arte import (
     consistency,
     draft,
     influence,
+    judge,
     naturalness,
     prefer,
     preference_set,
+    probability,
     prompts,
     select,
     tailor,
@@ -43,6 +45,7 @@ from edgearte.task import Task
 from edgearte.train import distill, dpo, match, sft
 
 SEEDS = "seeds alone"  # the arm's name
+JUDGING = 64  # questions that an alignment is judged by, at most
 TIMED = 8  # evaluation questions that a suite of the task's own prompts reads
 CHECKER_TIMEOUT = 600.0  # seconds a user's program may take for one round of drafts
 
@@ -152,7 +155,7 @@ def preference_questions(setup: Setup) -> PreferenceSet:
 
 
 def by_asking(setup: Setup) -> str:
-    """The scorer for a student that is deployed: the recipe's, or where that looks into a checkpoint, the paper's."""
+    """The scorer for a student that is deployed: the recipe's, or where that reads a checkpoint, the paper's."""
     return setup.recipe.prefer.scorer if setup.recipe.prefer.scorer.startswith("icl") else "icl"
 
 
@@ -163,6 +166,8 @@ def preferences(
     deployed."""
     p, task, store = setup.recipe.prefer, setup.task, setup.store
     match scorer or p.scorer:
+        case "probability":
+            return probability.score(reader, task, drafts, asked.questions, store)
         case "naturalness":
             scores = naturalness.score(reader, task, drafts, setup.form, store)
         case "influence":
@@ -194,10 +199,12 @@ def pairs(
     found: list[Pair] = []
     if "question" in kinds:
         extremes = a.questions_from == "extremes"
-        found += align.question_pairs(author, task, ask, drafts, preferred, a.question_pairs, extremes=extremes)
+        found += align.question_pairs(author, task, ask, drafts, preferred, a.question_pairs, extremes=extremes, held_out=a.held_out)
     if "rationale" in kinds:
         strategies = setup.recipe.draft.strategies if a.rationale_prompt == "strategy" else None
-        found += align.rationale_pairs(author, task, ask, drafts, preferred, a.rationale_pairs, strategies=strategies)
+        found += align.rationale_pairs(
+            author, task, ask, drafts, preferred, a.rationale_pairs, strategies=strategies, held_out=a.held_out
+        )
     return tuple(found)
 
 
@@ -221,6 +228,37 @@ def tailored(setup: Setup, folder: Path, arm: str, purpose: str = "tailor", coun
                           checks=checks(setup, author, f"tailor, {arm}"), drawn=setup.drawn, teach=setup.recipe.train.teach)  # fmt: skip
     author.release()
     return found
+
+
+def judged(
+    setup: Setup, folder: Path, asked: PreferenceSet, skipped: str, plain: tailor.Tailored, ours: tailor.Tailored
+) -> judge.Judged | None:
+    """What the student in `folder` makes of both teachers' training sets, by questions that made no pair; None where nothing was aligned
+    (`skipped`), or there is nothing to judge by."""
+    count, task = setup.recipe.align.judge, setup.task
+    questions = judge.judging_questions(task, asked.questions, JUDGING)
+    one, other = ours.drafts[:count], plain.drafts[:count]
+    if skipped or not questions or not one or not other:
+        return None
+    reader = student(setup, folder)
+    found = judge.judge(
+        one, other, lambda drafts: probability.score(reader, task, drafts, questions, setup.store).preferences, questions
+    )
+    reader.release()
+    return found
+
+
+def moved(setup: Setup, aligned: Path, plain: tailor.Tailored, ours: tailor.Tailored) -> judge.Moved:
+    """How far the aligned teacher is from the one it was, over what it wrote for the training set."""
+    count, found = setup.recipe.align.judge, setup.teacher
+    before = TransformersLM(found.folder, found.identity, dtype=setup.recipe.teacher.dtype)
+    after = TransformersLM(aligned, weights.identity(aligned, setup.store), dtype=setup.recipe.teacher.dtype)
+    one, other = ours.drafts[:count], plain.drafts[:count]
+    texts = align.as_written(before, setup.drawn, settings(setup.recipe, setup.drawn), one)
+    told = judge.moved(before, after, texts, one, other, setup.store)
+    before.release()
+    after.release()
+    return told
 
 
 def prepared(setup: Setup) -> Setup:

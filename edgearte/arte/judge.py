@@ -5,14 +5,13 @@ the same prompts; and how far the teacher has moved for it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations, pairwise
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from edgearte.arte.reliability import by_question
 from edgearte.lm.base import LM, Prompt
-from edgearte.records import Draft, Preference, Question
+from edgearte.records import Draft, Judged, Moved, Preference, Question
 from edgearte.store import Store
 from edgearte.task import Task
 
@@ -27,40 +26,6 @@ ENOUGH = 8  # preference questions that are left over; with fewer, development q
 ALIGNED, UNALIGNED, SAME = "aligned", "unaligned", "no difference"
 
 Scorer = Callable[[Sequence[Draft]], Sequence[Preference]]
-
-
-@dataclass(frozen=True)
-class Judged:
-    """The student's mean score with the texts of either teacher as its one example, on so many questions; the difference with its
-    95 % interval; which teacher is `better` (`aligned`, `unaligned`, or `no difference` where the interval holds 0); and all that in a
-    sentence."""
-
-    aligned_mean: float
-    unaligned_mean: float
-    difference: float
-    low: float
-    high: float
-    n_aligned: int
-    n_unaligned: int
-    questions: int
-    better: str
-    sentence: str
-
-
-@dataclass(frozen=True)
-class Moved:
-    """How far a teacher is from where it began. `divergence`: the Kullback-Leibler divergence a token, in nats, estimated over so many
-    `tokens` that it wrote. Beside it, now and before: the mean length of its questions in words, how unlike they are to each other (0
-    to 1, mean over all two of them), and the share of different ones among their pairs of words (distinct-2)."""
-
-    divergence: float
-    tokens: int
-    words: float
-    words_before: float
-    diversity: float
-    diversity_before: float
-    distinct: float
-    distinct_before: float
 
 
 def judging_questions(task: Task, asked: Sequence[Question], count: int) -> tuple[Question, ...]:
