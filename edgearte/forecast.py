@@ -152,12 +152,20 @@ def work(recipe: Recipe, task: Task, sizes: Sizes, machine: Machine) -> list[Wor
         # The example is the shared prefix of all preference questions: it is read once a rationale.
         ask("prefer", rounds * rationales * questions, seed + 20 + (head + seed + rationale) / questions, answer, student,
             recipe.student.dtype),
-        train("align", rounds * pairs * recipe.align.epochs, 2 * (head + 2 * seed + rationale), teacher, sizes.teacher_folder,
+        train("align", rounds * _aligned(recipe, pairs), 2 * (head + 2 * seed + rationale), teacher, sizes.teacher_folder,
               recipe.align.lora_rank, recipe.teacher.dtype, 0.5),
         ask("tailor", rounds * tailoring, head + 2 * seed + 40, seed + rationale, asking[1], asking[0]),
         *students(ARMS, rounds * recipe.tailor.questions),
         *device,
     ]  # fmt: skip
+
+
+def _aligned(recipe: Recipe, pairs: int) -> int:
+    """Pairs that the alignment learns from until its last step, the same ones again and again; the held-out ones often end it earlier."""
+    a = recipe.align
+    held = round(a.held_out * pairs)
+    epoch = -(-(pairs - held) // a.batch)
+    return min(a.batch, pairs - held) * max(epoch, a.max_steps if held else a.min_steps) if pairs else 0
 
 
 def _tokens(questions: Sequence[Question]) -> float:

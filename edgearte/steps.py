@@ -209,11 +209,12 @@ def pairs(
 
 
 def aligned(setup: Setup, folder: Path, found: Sequence[Pair], label: str = "align the teacher") -> Path:
-    """The teacher in `folder`, after DPO on these pairs."""
+    """The teacher in `folder`, after DPO on these pairs; as it was where the held-out ones gained nothing (`best_step` of its log)."""
     a = setup.recipe.align
     how = dpo.Settings(
-        beta=a.beta, learning_rate=a.learning_rate, epochs=a.epochs, batch=a.batch, micro_batch=a.micro_batch,
-        lora_rank=a.lora_rank, dtype=setup.recipe.teacher.dtype, seed=seed_of(setup.recipe.seed, "align"),
+        beta=a.beta, learning_rate=a.learning_rate, min_steps=a.min_steps, max_steps=a.max_steps, patience=a.patience, batch=a.batch,
+        micro_batch=a.micro_batch, lora_rank=a.lora_rank, sft=a.sft, length_normalised=a.length_normalised,
+        label_smoothing=a.label_smoothing, dtype=setup.recipe.teacher.dtype, seed=seed_of(setup.recipe.seed, "align"),
     )  # fmt: skip
     return dpo.align(folder, weights.identity(folder, setup.store), found, how, setup.store, label=label)
 
