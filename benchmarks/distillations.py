@@ -84,17 +84,18 @@ def smallest(questions: int, discordant: float) -> float:
 
 def rejected(trials: NDArray[np.int64]) -> NDArray[np.int64]:
     """The largest count that a two-sided binomial test of so many trials rejects at `ALPHA`; -1 where it rejects none."""
+    import numpy as np
     from scipy.stats import binom
 
-    edges = binom.ppf(ALPHA / 2, trials, 0.5).astype(int)
+    edges = np.asarray(binom.ppf(ALPHA / 2, trials, 0.5), dtype=np.int64)
     return edges - (2 * binom.cdf(edges, trials, 0.5) > ALPHA)
 
 
 def power_table(questions: int, seeds: int) -> list[str]:
     """What can be shown, in words and points."""
     lines = [
-        f"{questions} questions, {seeds} seeds: the smallest difference, in points, that is found in {POWER:.0%} of the cases (McNemar's exact "
-        f"test, two-sided, at {ALPHA:.0%})",
+        f"{questions} questions, {seeds} seeds: the smallest difference, in points, that is found in {POWER:.0%} of the cases "
+        f"(McNemar's exact test, two-sided, at {ALPHA:.0%})",
         "",
         "| answered rightly by one of two students alone | one seed | all seeds, if their answers are independent "
         f"| the same, if the difference varies by {100 * SPREAD:.0f} points from seed to seed |",
