@@ -24,6 +24,7 @@ from edgearte.arte import (
     probability,
     prompts,
     select,
+    sieve,
     tailor,
     vote,
 )
@@ -38,7 +39,7 @@ from edgearte.lm.endpoint import Endpoint
 from edgearte.lm.hf import TransformersLM, form
 from edgearte.measure.suite import TASK, Suite, load_suite
 from edgearte.recipe import Recipe
-from edgearte.records import Draft, Example, Pair, Preference, Question
+from edgearte.records import Draft, Example, Judged, Moved, Pair, Preference, Question, Rationale
 from edgearte.setup import Setup, address
 from edgearte.store import seed_of
 from edgearte.task import Task
@@ -87,7 +88,7 @@ def settings(recipe: Recipe, task: Task, style: str = "") -> draft.Settings:
     return draft.Settings(
         style=style or recipe.teacher.style, shots=min(d.shots, len(task.seeds)), per_prompt=d.per_prompt, temperature=d.temperature,
         top_p=d.top_p, question_tokens=d.question_tokens, rationale_tokens=d.rationale_tokens,
-        rationale_temperature=d.rationale_temperature, near_copy=d.near_copy, attempts=d.attempts, seed=recipe.seed,
+        rationale_temperature=d.rationale_temperature, near_copy=d.near_copy, attempts=d.attempts, seed=recipe.seed, styles=d.styles,
     )  # fmt: skip
 
 
@@ -96,8 +97,13 @@ def checks(setup: Setup, author: LM, label: str) -> list[Check]:
     v, task, store = setup.recipe.verify, setup.task, setup.store
     at_least = setup.recipe.draft.vote
 
+    s = setup.recipe.sieve
+
     def by_program(drafts: Sequence[Draft]) -> list[Verdict]:
         return checker.check(v.checker, task, drafts, Path.cwd(), CHECKER_TIMEOUT)
+
+    def by_likelihood(drafts: Sequence[Draft]) -> list[Verdict]:
+        return sieve.plausible(author, task, drafts, s.plausible, store, label=f"{label}: plausible")
 
     def by_vote(drafts: Sequence[Draft]) -> list[Verdict]:
         return [Verdict(p >= at_least) for p in vote.shares(author, task, drafts, store, label=f"{label}: vote")]
@@ -112,10 +118,21 @@ def checks(setup: Setup, author: LM, label: str) -> list[Check]:
             for x in found
         ]
 
+    def by_student(drafts: Sequence[Draft]) -> list[Verdict]:
+        bare = setup.teaching("answer")
+        reader = student(setup, taught(bare, seeds_alone(bare, _size(setup)), f"{SEEDS}, answer"))
+        found = sieve.known(reader, task, setup.asked, drafts, s.known, setup.recipe.measure.max_tokens, store, label=f"{label}: known")
+        reader.release()
+        return found
+
     return [
+        Check("nothing a person would say", lambda drafts: sieve.form(task, drafts)),
+        *([Check("longer or shorter than the seeds", lambda drafts: sieve.length(task, drafts, s.length))] if s.length else []),
         *([Check("target refused by the checker", by_program)] if v.checker else []),
+        *([Check("unlikely to the teacher, beside the seeds", by_likelihood)] if s.plausible and not not_at_hand(setup) else []),
         *([Check("target not confirmed by a vote", by_vote)] if at_least and task.answer.choices else []),
         *([Check("target not confirmed by the teacher's own samples", by_samples)] if v.samples else []),
+        *([Check("known to a student taught on the seeds", by_student)] if s.known and task.seeds else []),
     ]
 
 
@@ -226,14 +243,14 @@ def tailored(setup: Setup, folder: Path, arm: str, purpose: str = "tailor", coun
         settings(setup.recipe, setup.drawn), temperature=t.temperature, rationale_temperature=t.rationale_temperature
     )
     found = tailor.tailor(author, setup.task, ask, count or t.questions, setup.store, purpose=purpose, arm=arm,
-                          checks=checks(setup, author, f"tailor, {arm}"), drawn=setup.drawn, teach=setup.recipe.train.teach)  # fmt: skip
+                          checks=checks(setup, author, f"tailor, {arm}"), drawn=setup.drawn, teach=setup.teach)  # fmt: skip
     author.release()
     return found
 
 
 def judged(
     setup: Setup, folder: Path, asked: PreferenceSet, skipped: str, plain: tailor.Tailored, ours: tailor.Tailored
-) -> judge.Judged | None:
+) -> Judged | None:
     """What the student in `folder` makes of both teachers' training sets, by questions that made no pair; None where nothing was aligned
     (`skipped`), or there is nothing to judge by."""
     count, task = setup.recipe.align.judge, setup.task
@@ -249,7 +266,7 @@ def judged(
     return found
 
 
-def moved(setup: Setup, aligned: Path, plain: tailor.Tailored, ours: tailor.Tailored) -> judge.Moved:
+def moved(setup: Setup, aligned: Path, plain: tailor.Tailored, ours: tailor.Tailored) -> Moved:
     """How far the aligned teacher is from the one it was, over what it wrote for the training set."""
     count, found = setup.recipe.align.judge, setup.teacher
     before = TransformersLM(found.folder, found.identity, dtype=setup.recipe.teacher.dtype)
@@ -266,13 +283,14 @@ def prepared(setup: Setup) -> Setup:
     """The setup with what all arms have in common: the teacher's rationales for seeds that have none, and the form of a completion."""
     how = setup.recipe.train.teach
     if not setup.task.seeds:
-        return setup.teaching("rationale" if how == "auto" else how)
+        return setup.teaching(setup.teach)
     setup = setup if how == "answer" else seeds_explained(setup)
     if how != "auto":
         return setup.teaching(how)
     if not setup.task.development or not any(q.rationale for q in setup.task.seeds):
         return setup.teaching("rationale")
-    tried = {form: setup.teaching(form) for form in ("rationale", "answer")}
+    forms: tuple[tailor.Teach, ...] = ("rationale", "answer")
+    tried = {form: setup.teaching(form) for form in forms}
     right = {form: _right(developed(one, taught(one, seeds_alone(one, _size(one)), f"{SEEDS}, {form}"), f"{SEEDS}, {form}"))
              for form, one in tried.items()}  # fmt: skip
     return tried[max(right, key=lambda form: right[form])]  # of equals the first
@@ -297,14 +315,19 @@ def seeds_explained(setup: Setup) -> Setup:
     ask = settings(setup.recipe, setup.task)
     told = draft.draft_rationales(author, setup.task, ask, drafts, {"naive": draft.naive(ask)}, setup.store, label="explain the seeds")
     author.release()
-    written = {d.id: draft.reasoning(setup.task, r) for d in told for r in d.rationales if matches(r.answer, d.target, setup.task.answer)}
+    written = {d.id: _reasoning(setup.task, r) for d in told for r in d.rationales if matches(r.answer, d.target, setup.task.answer)}
     seeds = tuple(replace(q, rationale=q.rationale or written.get(q.id, "")) for q in setup.task.seeds)
     return replace(setup, task=replace(setup.task, seeds=seeds))
 
 
+def _reasoning(task: Task, rationale: Rationale) -> str:
+    """A rationale without the answer it ends in, as seeds bring theirs."""
+    return rationale.text.rpartition(task.answer.open)[0].strip() if task.answer.tagged else rationale.text
+
+
 def seeds_alone(setup: Setup, size: int) -> tuple[Example, ...]:
     """The arm of the user's own seeds."""
-    return tailor.seeds_alone(setup.task, size, setup.recipe.train.teach)
+    return tailor.seeds_alone(setup.task, size, setup.teach)
 
 
 def with_seeds(setup: Setup, examples: Sequence[Example]) -> tuple[Example, ...]:
@@ -314,7 +337,7 @@ def with_seeds(setup: Setup, examples: Sequence[Example]) -> tuple[Example, ...]
 
 def missed(setup: Setup, folder: Path, drafts: Sequence[Draft], arm: str) -> tuple[Question, ...]:
     """The seeds and drafts that a taught student still gets wrong: what the next round is about (LLM2LLM, arXiv 2403.15042)."""
-    written = [Question(d.id, d.input, d.target, draft.reasoning(setup.task, r)) for d in drafts for r in d.rationales[:1]]
+    written = [Question(d.id, d.input, d.target, _reasoning(setup.task, r)) for d in drafts for r in d.rationales[:1]]
     found = _answered(setup, folder, [*setup.task.seeds, *written], f"ask what it was taught: {arm}")
     return tuple(a.question for a in found if not a.grade.correct)
 
