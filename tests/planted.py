@@ -121,15 +121,15 @@ def pairs(kind: Kind, author: TransformersLM, store: Store) -> list[Pair]:
     return [replace(p, held_out=k % 5 == 0) for k, p in enumerate(made)]
 
 
-def questions(author: TransformersLM, store: Store) -> tuple[Draft, ...]:
+def questions(author: TransformersLM, store: Store, count: int = DRAFTS) -> tuple[Draft, ...]:
     """A teacher's new questions, which took no part in making pairs."""
-    return draft.draft_questions(author, TASK, ASK, DRAFTS, store, purpose="after", label="after").drafts
+    return draft.draft_questions(author, TASK, ASK, count, store, purpose="after", label="after").drafts
 
 
 def written(kind: Kind, author: TransformersLM, asked: Sequence[Draft], store: Store) -> list[str]:
-    """What a teacher newly writes: questions, or rationales of the questions `asked`, whoever wrote those."""
+    """What a teacher newly writes: as many questions as are `asked`, or rationales of these, whoever wrote them."""
     if kind is PERSONAL:
-        return [d.input for d in questions(author, store)]
+        return [d.input for d in questions(author, store, len(asked))]
     explained = draft.draft_rationales(author, TASK, ASK, asked, {"naive": ""}, store, label="after")
     return [r.text for d in explained for r in d.rationales]
 

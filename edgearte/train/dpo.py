@@ -11,7 +11,7 @@ How long it learns is told by pairs that it does not learn from (`held_out.py`).
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -194,7 +194,7 @@ def _trainer(settings: Settings) -> Any:
                 sums[numbers] = torch.stack([f.sum() for f in found]).view(-1, 2)
             return sums[:, 0], sums[:, 1]
 
-        def _seen(self, model: Any, groups: list[list[trie.Text]]) -> Any:
+        def _seen(self, model: Any, groups: list[list[trie.Text]]) -> Iterator[tuple[list[int], list[torch.Tensor]]]:
             """The numbers of some pairs, and the log-probabilities of their texts' tokens; of all pairs, part by part."""
             for part in trie.parts(groups, shared=common.shared(self, model), limit=limit):
                 with torch.no_grad(), self.accelerator.autocast():

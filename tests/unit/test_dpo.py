@@ -126,7 +126,7 @@ def test_where_held_out_pairs_gain_nothing_it_stops_and_stays_the_teacher_it_was
     folder, found = aligned(tiny_model, tmp_path, PAIRS + held(swapped(PAIRS)), lora_rank=rank, min_steps=least)
     assert (found.steps, found.best_step) == (steps, 0)
     losses = [point["loss"] for point in found.held_out]
-    assert losses[0] == pytest.approx(log(2), abs=1e-5) and losses == sorted(losses) and losses[-1] > losses[0] + 1e-3
+    assert losses[0] == pytest.approx(log(2), abs=1e-5) and min(losses[1:]) > losses[0] + 1e-3
     assert found.held_out[-1]["accuracy"] < 0.5 and found.held_out[-1]["margin"] < 0
     assert same_weights(folder, tiny_model)
 
@@ -135,7 +135,6 @@ def test_where_held_out_pairs_gain_nothing_it_stops_and_stays_the_teacher_it_was
 def test_the_best_point_is_kept(tiny_model: Path, tmp_path: Path, rank: int) -> None:
     """A rate so high that it goes too far: what is saved gives the lowest loss of the curve, and not the last."""
     mixed = [PAIRS[0], *swapped(PAIRS[2:])]
-    found: Trained
     folder, found = aligned(
         tiny_model, tmp_path, PAIRS + held(mixed), lora_rank=rank, max_steps=32, min_steps=16, patience=16, learning_rate=3e-3
     )
