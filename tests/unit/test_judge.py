@@ -11,7 +11,7 @@ import pytest
 
 from edgearte.arte import align, judge
 from edgearte.lm.base import Prompt, Score
-from edgearte.records import Draft, Preference, Question, Rationale
+from edgearte.records import Draft, Example, Preference, Question, Rationale
 from edgearte.store import Store
 from tests.unit.test_arte import CONTINUE, OPEN, TASK, Scripted
 
@@ -97,6 +97,14 @@ def test_judging_questions_took_no_part_in_making_pairs() -> None:
     assert judge.judging_questions(seeds_only, (), 15) == (), "seeds were shown to the teacher"
     same = replace(task, development=tuple(replace(q, id=f"again-{q.id}") for q in QUESTIONS))
     assert judge.judging_questions(same, QUESTIONS, 15) == (), "a question is known by its text"
+
+
+def test_what_is_judged_is_what_is_taught() -> None:
+    examples = [Example("a0", "a 0", "<ans>4</ans>", "4", ""), Example("a2", "a 2", "two and two <ans>4</ans>", "4", "")]
+    found = judge.taught([replace(d, rationales=()) for d in drafts("a", 3)], examples)
+    assert [(d.id, [r.text for r in d.rationales]) for d in found] == [("a0", ["<ans>4</ans>"]), ("a2", ["two and two <ans>4</ans>"])]
+    without = [*found, replace(found[0], id="a9", rationales=())]
+    assert judge.judge(without, found, scorer(0.0, 0.0), QUESTIONS).n_aligned == 2, "what has no rationale cannot be an example"
 
 
 class Leaning(Scripted):

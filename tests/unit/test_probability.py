@@ -49,7 +49,7 @@ def test_closed_choices_share_the_probability_and_all_of_a_chunk_is_read_in_one_
     def likes(prefix: str, text: str) -> float:
         if text.endswith(" <ans>"):
             return -6.0
-        label = text.partition("<ans>")[2].removesuffix("</ans>")
+        label = text.partition("<ans>")[2].removesuffix("</")
         return math.log(chances[label]) + (math.log(2) if label in prefix else 0)
 
     student = Reader(likes)
@@ -70,10 +70,12 @@ def test_closed_choices_share_the_probability_and_all_of_a_chunk_is_read_in_one_
     assert b2 == replace(b, strategy="b")
     assert {p.prefix for p, _ in pairs} == {prompts.one_shot_prefix(TASK, d.input, d.rationales[0].text) for d in drafts}
     assert pairs[0][0].text == prompts.shot_question("turn it on")
-    assert [c for _, c in pairs[:4]] == [" <ans>", " <ans>lights</ans>", " <ans>music</ans>", " <ans>weather</ans>"]
+    assert [c for _, c in pairs[:4]] == [" <ans>", " <ans>lights</", " <ans>music</", " <ans>weather</"]
     assert probability.score(student, TASK, drafts, TASK.preference, store) == found
     assert len(student.calls) == 1
-    assert prefer.degenerate(found.preferences) == ""
+    assert "does not tell the drafts apart" in prefer.degenerate(found.preferences)
+    no_hit = [replace(p, score=p.marks[0], correct=0) for p in found.preferences]
+    assert prefer.degenerate(no_hit) == "", "where nothing is written, nothing need be hit"
 
 
 def test_an_open_answer_counts_per_token_of_its_own_text(tmp_path: Path) -> None:
@@ -116,7 +118,7 @@ def test_choices_that_the_question_itself_brings_are_closed_too(
     task = replace(OPEN, answer=AnswerFormat(kind))
     student = Reader(lambda prefix, text: -1.0 if f"<ans>{question.target}<" in text else -9.0)
     (p,) = probability.score(student, task, one("r"), [question], Store(tmp_path)).preferences
-    assert [c for _, c in student.calls[0]] == [" <ans>", *(f" <ans>{a}</ans>" for a in answers)]
+    assert [c for _, c in student.calls[0]] == [" <ans>", *(f" <ans>{a}</" for a in answers)]
     assert p.score > 0.99
     assert p.correct == 1
 

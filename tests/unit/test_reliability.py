@@ -22,7 +22,7 @@ def simulated(between: float, questions: int = 40, drafts: int = 200, seed: int 
 
 def test_split_half_finds_the_share_of_the_differences_that_is_not_chance() -> None:
     for between in (0.0, 0.1, 0.3):
-        found, truth = simulated(between)
+        found, truth = simulated(between, drafts=800)
         assert split_half(found) == pytest.approx(truth, abs=0.12)
     assert split_half(found) == split_half(found)
     assert split_half(found, seed=1) != split_half(found)
