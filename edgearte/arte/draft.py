@@ -164,11 +164,11 @@ def question_prompt(teacher: LM, task: Task, settings: Settings, seeds: Sequence
     wording goes by."""
     by_id = {q.id: q for q in task.seeds}
     shown = [by_id[s] for s in seeds]
-    if settings.style != "chat":
-        return prompts.draft_continuation(task, shown, target)
-    if target:
+    if _listed(task, settings):
         return labelled.ask(teacher, task, shown, target, settings.per_prompt, _style(task, settings, index))
-    return prompts.draft_chat(teacher, task, shown, settings.per_prompt)
+    if settings.style == "chat":
+        return prompts.draft_chat(teacher, task, shown, settings.per_prompt)
+    return prompts.draft_continuation(task, shown, target)
 
 
 def prompt_of(teacher: LM, task: Task, settings: Settings, draft: Draft) -> str:
@@ -182,7 +182,7 @@ def written(task: Task, settings: Settings, draft: Draft, number: int) -> str:
     """What the teacher would have to write after a drafting prompt to ask this one question; `number` is that of the first question the
     prompt asks for: seeds shown + 1."""
     target = draft.target if for_targets(task, settings) else ""
-    if target and settings.style == "chat":
+    if _listed(task, settings):
         return labelled.written(draft.input)
     return prompts.question_text(number, draft.input, draft.target, given=bool(target)).removeprefix(prompts.opening(number, target))
 
@@ -214,6 +214,11 @@ def for_targets(task: Task, settings: Settings) -> bool:
     """Whether each question is drafted *for* a given answer: a weak teacher can write to a label where it cannot label. A chat is asked so
     for labels that are words; an option letter, or yes and no, name nothing to write about."""
     return bool(task.answer.choices) and (settings.style == "continuation" or task.answer.kind == "tag")
+
+
+def _listed(task: Task, settings: Settings) -> bool:
+    """Whether questions are asked for as a list of texts of one label."""
+    return settings.style == "chat" and for_targets(task, settings)
 
 
 def _told(task: Task, settings: Settings, target: str) -> bool:
@@ -248,12 +253,18 @@ def _ask(task: Task, settings: Settings, purpose: str, index: int, target: str) 
 
 def _questions(teacher: LM, task: Task, settings: Settings, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What prompts bring: `questions` with their targets, those that were `cut` off, the whole `text`, and the `tokens` it cost."""
-    asked = [_asked(teacher, task, settings, item) for item in items]
+    patterns = [_pattern(settings, item) for item in items]
+    texts = [question_prompt(teacher, task, settings, i["seeds"], i["targets"][0], i["index"]) for i in items]
+    seeds = [seed_of(settings.seed, i["purpose"], i["index"]) for i in items]
+    if _listed(task, settings):
+        asked = [replace(p, seed=seed) for p, seed in zip(sharing(texts), seeds, strict=True)]
+    else:
+        asked = [Prompt("", text, seed, pattern) for text, seed, pattern in zip(texts, seeds, patterns, strict=True)]
     # A chat is told where to stop, and shows as many seeds in every prompt; a continuation ends with its pattern.
     stop: tuple[str, ...] = ()
     if settings.style == "chat":
-        last = f"\n{settings.per_prompt + 1}."
-        stop = (last,) if for_targets(task, settings) else (f"</Question_{settings.shots + settings.per_prompt}>",)
+        last = settings.per_prompt
+        stop = (f"\n{last + 1}.",) if _listed(task, settings) else (f"</Question_{settings.shots + last}>",)
     room = _room(settings, settings.question_tokens) * settings.per_prompt
     outputs = teacher.generate(asked, Sampling(room, settings.temperature, settings.top_p, stop))
     return [
@@ -264,7 +275,7 @@ def _questions(teacher: LM, task: Task, settings: Settings, items: list[dict[str
 def _read(task: Task, settings: Settings, item: dict[str, Any], c: Completion) -> dict[str, Any]:
     """A question that was cut off is no question, whole sentences or not: what it asks stands at its end."""
     target, most = item["targets"][0], settings.per_prompt
-    if settings.style == "chat" and target:
+    if _listed(task, settings):
         texts = labelled.read(c.text, task, target, most, cut=c.ended == "length")
         return {"questions": [(labelled.as_seeds(t, task.seeds), target) for t in texts], "cut": []}
     read = prompts.read_questions(c.text, len(item["seeds"]) + 1, target)[:most]
@@ -272,13 +283,10 @@ def _read(task: Task, settings: Settings, item: dict[str, Any], c: Completion) -
     return {"questions": [(q, t) for q, t in read if q not in cut], "cut": cut}
 
 
-def _asked(teacher: LM, task: Task, settings: Settings, item: dict[str, Any]) -> Prompt:
-    pattern = ""
-    if settings.style == "continuation":
-        first = len(item["seeds"]) + 1
-        pattern = prompts.continuation_pattern(first, item["targets"], settings.question_tokens)
-    shown = question_prompt(teacher, task, settings, item["seeds"], item["targets"][0], item["index"])
-    return Prompt("", prefix=shown, seed=seed_of(settings.seed, item["purpose"], item["index"]), pattern=pattern)
+def _pattern(settings: Settings, item: dict[str, Any]) -> str:
+    if settings.style != "continuation":
+        return ""
+    return prompts.continuation_pattern(len(item["seeds"]) + 1, item["targets"], settings.question_tokens)
 
 
 def _style(task: Task, settings: Settings, index: int) -> str:
@@ -320,8 +328,9 @@ def _rationale(task: Task, settings: Settings, item: dict[str, Any], c: Completi
     if chat:
         sentence = whole.finished(labelled.reason(text), cut=cut)
     else:
-        text = f"{item['instruction']} {text}".strip()
-        sentence = whole.finished(text, cut=cut or whole.bounded(c.text.strip(), most))
+        if whole.bounded(text, most):
+            text, cut = text[:-1], True  # its last mark is the pattern's and not the teacher's
+        sentence = whole.finished(f"{item['instruction']} {text}", cut=cut)
     return prompts.told(task, sentence, target) if sentence else ""
 
 
