@@ -17,7 +17,7 @@ from edgearte.arte.asking import VERSION, Settings, cost, for_targets, listed, n
 from edgearte.arte.explain import draft_rationales, rationale_calls, rationale_prompt, rationales, reasoned
 from edgearte.arte.verify import Check, Dropped, Verifier
 from edgearte.lm.base import LM, Completion, Prompt, Sampling, sharing
-from edgearte.records import Draft
+from edgearte.records import Draft, Question
 from edgearte.store import Store, digest, seed_of
 from edgearte.task import Task
 
@@ -123,14 +123,19 @@ def _fresh(
 def question_prompt(teacher: LM, task: Task, settings: Settings, seeds: Sequence[str], target: str, index: int = 0) -> str:
     """The drafting prompt that shows these seeds (by id) and asks for `target`, if for any; `index` is that of the prompt, which its
     wording goes by."""
+    if listed(task, settings):
+        return labelled.ask(teacher, task, _own(task, seeds, target), target, settings.per_prompt, _style(task, settings, index))
     by_id = {q.id: q for q in task.seeds}
     shown = [by_id[s] for s in seeds]
-    if listed(task, settings):
-        own = [q for q in shown if q.target == target]  # a label without seeds is shown none: those of others would mislead
-        return labelled.ask(teacher, task, own, target, settings.per_prompt, _style(task, settings, index))
     if settings.style == "chat":
         return prompts.draft_chat(teacher, task, shown, settings.per_prompt)
     return prompts.draft_continuation(task, shown, target)
+
+
+def _own(task: Task, seeds: Sequence[str], target: str) -> list[Question]:
+    """Of these seeds those of one answer: a label without seeds is shown none, for those of others would mislead."""
+    by_id = {q.id: q for q in task.seeds}
+    return [by_id[s] for s in seeds if by_id[s].target == target]
 
 
 def prompt_of(teacher: LM, task: Task, settings: Settings, draft: Draft) -> str:
@@ -170,11 +175,11 @@ def _questions(teacher: LM, task: Task, settings: Settings, items: list[dict[str
         asked = [replace(p, seed=seed) for p, seed in zip(sharing(texts), seeds, strict=True)]
     else:
         asked = [Prompt("", text, seed, pattern) for text, seed, pattern in zip(texts, seeds, patterns, strict=True)]
-    # A chat is told where to stop, and shows as many seeds in every prompt; a continuation ends with its pattern.
+    # A chat is told where to stop; lists end where the one that shows most seeds does, and a continuation with its pattern.
+    last = settings.per_prompt + max(len(_own(task, i["seeds"], i["targets"][0])) for i in items)
     stop: tuple[str, ...] = ()
     if settings.style == "chat":
-        last = settings.per_prompt
-        stop = (f"\n{last + 1}.",) if listed(task, settings) else (f"</Question_{settings.shots + last}>",)
+        stop = (f"\n{last + 1}.",) if listed(task, settings) else (f"</Question_{settings.shots + settings.per_prompt}>",)
     most = room(settings, settings.question_tokens) * settings.per_prompt
     outputs = teacher.generate(asked, Sampling(most, settings.temperature, settings.top_p, stop))
     return [

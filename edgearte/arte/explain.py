@@ -81,7 +81,8 @@ def _rationale(task: Task, settings: Settings, item: dict[str, Any], c: Completi
     else:
         if whole.bounded(text, most):
             text, cut = text[:-1], True  # its last mark is the pattern's and not the teacher's
-        sentence = whole.finished(f"{item['instruction']} {text}", cut=cut)
+        sentence = whole.finished(text, cut=cut)
+        sentence = sentence and f"{item['instruction']} {sentence}".strip()
     return prompts.told(task, sentence, target) if sentence else ""
 
 

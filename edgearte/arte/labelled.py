@@ -26,18 +26,24 @@ _PAIRS = {'"': '"', "'": "'", "“": "”", "‘": "’", "`": "`", "«": "»", 
 
 
 def ask(lm: LM, task: Task, seeds: Sequence[Question], label: str, count: int, style: str) -> str:
-    """The drafting prompt for `count` texts of one label, worded in a style. All labels with their meanings come first, so that prompts
-    for different labels begin alike and that much is read once. It ends within the assistant's turn, after the list's first number."""
+    """The drafting prompt for `count` texts of one label, worded in a style.
+
+    All labels with their meanings come first, so that prompts for different labels begin alike, and that much is read once. The label's
+    own meaning stands within the request, and the seeds of it are the first texts of the assistant's own list, which breaks off after the
+    next number: a small teacher goes on with what it seems to have begun, where it loses sight of examples that it is only told of.
+    """
     kinds = "\n".join(f"- {named(c)}" + (f": {task.meanings[c]}" if task.meanings.get(c) else "") for c in task.answer.choices)
-    examples = "Examples of it:\n" + "\n".join(f"- {s.input}" for s in seeds) + "\n\n" if seeds else ""
-    wording = f"All of them are {style}. " if style else ""
+    meaning = f" ({task.meanings[label]})" if task.meanings.get(label) else ""
+    since = f"From number {len(seeds) + 1} on they are" if seeds else "They are"
     request = (
         f"{task.description} The possible answers:\n{kinds}\n\n"
-        f"Write {count} new texts whose answer is “{named(label)}” and could be no other.\n{examples}"
-        f"{wording}Each is what a real person would say or write, complete in itself, about something else than the examples and than the "
-        f"other texts. Answer with a numbered list of {count} texts, one a line, and nothing else."
+        f"Write {len(seeds) + count} different texts whose answer is “{named(label)}”{meaning} and could be no other. "
+        + (f"{since} {style}. " if style else "")
+        + "Each is what a real person would say or write, complete in itself, about other things and with other names and words than the "
+        "rest. Answer with a numbered list, one text a line, and nothing else."
     )
-    return lm.chat([{"role": "user", "content": request}]) + "1."
+    begun = "".join(f"{number}. {s.input}\n" for number, s in enumerate(seeds, 1))
+    return lm.chat([{"role": "user", "content": request}]) + f"{begun}{len(seeds) + 1}."
 
 
 def written(text: str) -> str:

@@ -61,7 +61,7 @@ class Scripted:
 
 
 def label_of(asked: str) -> str:
-    return asked.partition("new texts whose answer is “")[2].partition("”")[0].replace(" ", "_")
+    return asked.partition("different texts whose answer is “")[2].partition("”")[0].replace(" ", "_")
 
 
 def a_list(count: int = 3) -> Callable[[str], str]:
@@ -89,11 +89,19 @@ def test_a_chat_is_asked_for_one_label_with_its_meaning_its_seeds_and_the_others
     asked = next(a for a in teacher.asked if label_of(a) == "play_music")
     assert "- play music: something is to be played\n" in asked
     assert "- what song: the song's name is asked\n" in asked, "what the texts must not be about"
-    assert "Write 3 new texts" in asked
-    assert "- play a song\n- put on some jazz\n" in asked
+    assert "Write 5 different texts whose answer is “play music” (something is to be played)" in asked
     assert "it is dark in here" not in asked
+    assert asked.endswith("[assistant]1. play a song\n2. put on some jazz\n3."), "it goes on with what it seems to have begun"
+    assert teacher.sampling[0].stop == ("\n6.",)
+
+
+def test_a_label_without_seeds_is_not_shown_those_of_others(tmp_path: Path) -> None:
+    teacher = Scripted(a_list())
+    few = replace(TASK, seeds=SEEDS[:2])
+    draft.draft_questions(teacher, few, CHAT, 9, Store(tmp_path), purpose="d", label="d")
+    asked = next(a for a in teacher.asked if label_of(a) == "what_song")
     assert asked.endswith("[assistant]1.")
-    assert teacher.sampling[0].stop == ("\n4.",)
+    assert "play a song" not in asked
 
 
 def test_every_label_gets_its_share_and_every_style_its_turn(tmp_path: Path) -> None:
@@ -101,7 +109,7 @@ def test_every_label_gets_its_share_and_every_style_its_turn(tmp_path: Path) -> 
     found = drafted(teacher, tmp_path, 27)
     assert Counter(d.target for d in found.drafts) == {"play_music": 9, "what_song": 9, "lights": 9}
     assert [d.target for d in found.drafts[:3]] == list(MEANINGS), "in turn, so that a set cut short is balanced too"
-    styles = {(label_of(a), next(s for s in STYLES if f"All of them are {s}." in a)) for a in teacher.asked}
+    styles = {(label_of(a), next(s for s in STYLES if f"on they are {s}." in a)) for a in teacher.asked}
     assert len(styles) == 9
     assert len({s for _, s in [(label_of(a), next(s for s in STYLES if s in a)) for a in teacher.asked[:3]]}) == 3
 
@@ -256,6 +264,12 @@ def test_a_continued_reason_that_fills_its_pattern_was_cut_off(tmp_path: Path) -
     assert kept == (Rationale("naive", "They want music. <ans>play_music</ans>", "play_music"),)
 
 
+def test_the_opening_words_of_a_strategy_are_no_reason(tmp_path: Path) -> None:
+    teacher = Scripted(lambda _: " They want to hear some mu" + "c" * 60 + ".\n")
+    (found,) = draft.draft_rationales(teacher, TASK, CONTINUE, D, {"a": "Say why."}, Store(tmp_path), label="r")
+    assert found.rationales == ()
+
+
 def test_the_patterns_end_with_a_sentence() -> None:
     import re
 
@@ -300,7 +314,7 @@ def tailored(teacher: Scripted, tmp_path: Path, teach: tailor.Teach) -> tailor.T
 
 def speaks(reason: str | tuple[str, str] = " They say so.") -> Scripted:
     write = a_list()
-    return Scripted(lambda asked: write(asked) if "new texts" in asked else reason)
+    return Scripted(lambda asked: write(asked) if "different texts" in asked else reason)
 
 
 def test_what_is_taught_is_the_reason_and_the_answer_or_the_answer_alone(tmp_path: Path) -> None:
