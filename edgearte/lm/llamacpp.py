@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from edgearte.measure.llamacpp import Engine
     from edgearte.measure.rows import Logits
 
+ROWS = 32  # decoded side by side: a processor is then two thirds as fast as in reading, and more rows bring little
+
 
 class LlamaCpp:
     """A GGUF file run by llama.cpp. Loaded at the first call, so that a build found in the store loads nothing.
@@ -36,7 +38,7 @@ class LlamaCpp:
             with _patient_threads():
                 from edgearte.measure.llamacpp import Engine
 
-                self._loaded = Engine(self.path, threads=self._threads)
+                self._loaded = Engine(self.path, threads=self._threads, parallel=ROWS)
         return self._loaded
 
     def release(self) -> None:
@@ -94,13 +96,13 @@ class Pattern:
             raise UserError(f"pattern {pattern!r}: {self._matcher.get_error()}")
         self._bitmask = bits.allocate_token_bitmask(1, tokenizer.vocab_size)
 
-    def mask(self, logits: Logits) -> Logits:
+    def mask(self, logits: Logits) -> None:
         import llguidance.numpy as bits
         import numpy as np
 
         bits.fill_next_token_bitmask(self._matcher, self._bitmask, 0)
-        allowed = np.unpackbits(self._bitmask[0].view(np.uint8), bitorder="little")[: len(logits)]
-        return np.where(allowed == 1, logits, np.float32(-np.inf))
+        allowed = np.unpackbits(self._bitmask[0].view(np.uint8), count=len(logits), bitorder="little")
+        logits[allowed == 0] = -np.inf
 
     def accept(self, token: int) -> bool:
         self._matcher.consume_token(token)
