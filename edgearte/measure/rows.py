@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 Logits = NDArray[np.float32]
 STRETCH = 512  # words of the vocabulary summed up at once, to find in two steps where a sample falls
+SORTED = 256  # likeliest words that are sorted at first, where top_p asks for order
 
 
 class Constraint(Protocol):
@@ -126,6 +127,13 @@ def _nucleus(chances: Logits, top_p: float, total: float) -> NDArray[np.intp]:
     # Tokens with less than this each have less than 1 - top_p together, even if all the vocabulary was such: they are in no nucleus.
     least = (1 - top_p) * total / len(chances)
     running = np.flatnonzero(chances >= np.float32(0.999 * least))
+    count = SORTED
+    while count < len(running):  # sorting all of a flat distribution would take longer than a pass through a small model
+        likeliest = running[np.argpartition(chances[running], -count)[-count:]]
+        if chances[likeliest].sum(dtype=np.float64) >= top_p * total:
+            running = likeliest
+            break
+        count *= 8
     ordered = running[np.argsort(-chances[running], kind="stable")]
     mass = chances[ordered].cumsum(dtype=np.float64)
     kept = ordered[: int(np.searchsorted(mass, top_p * total)) + 1]
