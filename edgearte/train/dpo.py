@@ -149,7 +149,7 @@ def _trainer(settings: Settings) -> Any:
 
         def _set_signature_columns_if_needed(self) -> None:
             super()._set_signature_columns_if_needed()
-            self._signature_columns = sorted({*self._signature_columns, "weight"})
+            self._signature_columns: Any = sorted({*self._signature_columns, "weight"})
 
         def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
             """The mean over the batch's pairs of weight * (preference loss + sft * minus the chosen's mean log-probability a token)."""
@@ -177,7 +177,7 @@ def _trainer(settings: Settings) -> Any:
             round; the mean margin."""
             rows, model = self.eval_dataset, self.model
             model.eval()
-            found: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+            found: list[tuple[torch.Tensor, torch.Tensor]] = []
             for start in range(0, len(rows), settings.batch):
                 inputs = self.data_collator([rows[k] for k in range(start, min(start + settings.batch, len(rows)))])
                 groups, reference, weights = self._read(model, inputs)
