@@ -17,7 +17,7 @@ from edgearte.decide import SIGNIFICANT, Compared, compare
 from edgearte.errors import UserError
 from edgearte.evaluate import Answer
 from edgearte.lm.base import LM
-from edgearte.records import Accuracy, Question
+from edgearte.records import Probe, ProbeSample, Question
 from edgearte.setup import Setup
 
 VERSION = 1
@@ -28,34 +28,6 @@ FAILING = 0.2  # share of the teacher's texts that may be of no use before somet
 SHOWN = 3  # samples of each kind of failure
 FORM, LENGTH, KNOWLEDGE = "form", "length", "knowledge"
 UNTAUGHT = "untaught"
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A text of the teacher's that is of no use, and why: `form` (no answer stands in it as asked for), `length` (it was cut off) or
-    `knowledge` (its answer is wrong)."""
-
-    question: str
-    target: str
-    text: str
-    failure: str
-
-
-@dataclass(frozen=True)
-class Probe:
-    """What teacher and students know before the teaching, on the same development questions (`seeds` is None where there are none to teach
-    with). `go`: the teacher knows more, `improve`: so it does, but too many of its texts are of no use; `stop`: it has nothing to teach
-    that these questions show. `failures` counts what is wrong with its texts, by kind, of `written` ones; where the answers are a closed
-    set, they are read from its probabilities, and the texts are explanations of given answers."""
-
-    teacher: Accuracy
-    untaught: Accuracy
-    seeds: Accuracy | None
-    verdict: Literal["go", "improve", "stop"]
-    reason: str
-    failures: Mapping[str, int]
-    written: int
-    samples: tuple[Sample, ...]
 
 
 @dataclass(frozen=True)
@@ -125,12 +97,12 @@ def _reason(
     return f"{beside}; {failing}"
 
 
-def _samples(said: Said) -> tuple[Sample, ...]:
+def _samples(said: Said) -> tuple[ProbeSample, ...]:
     """A few texts of each failure."""
-    shown: list[Sample] = []
+    shown: list[ProbeSample] = []
     for kind in (FORM, LENGTH, KNOWLEDGE):
         failed = [a for a, failure in zip(said.texts, said.failures, strict=True) if failure == kind]
-        shown += [Sample(a.question.input, a.question.target, a.text, kind) for a in failed[:SHOWN]]
+        shown += [ProbeSample(a.question.input, a.question.target, a.text, kind) for a in failed[:SHOWN]]
     return tuple(shown)
 
 
