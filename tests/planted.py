@@ -31,7 +31,7 @@ SEEDS = {
     "lights": [
         ("Switch on the lamp in the hallway.", "They want a lamp, which is a light, switched on."),
         ("I can't see a thing down here.", "Because it is dark, a light should go on."),
-        ("We need the bedroom a little dimmer.", "They want the lamps to shine less."),
+        ("Make the bedroom a little dimmer.", "They want the lamps to shine less."),
     ],
     "music": [
         ("I want to hear something by Nina Simone.", "Because Nina Simone is a singer, they ask for a song."),

@@ -149,7 +149,8 @@ def _trainer(settings: Settings) -> Any:
 
         def _set_signature_columns_if_needed(self) -> None:
             super()._set_signature_columns_if_needed()
-            self._signature_columns: Any = sorted({*self._signature_columns, "weight"})
+            if "weight" not in self._signature_columns:
+                self._signature_columns.append("weight")
 
         def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
             """The mean over the batch's pairs of weight * (preference loss + sft * minus the chosen's mean log-probability a token)."""
