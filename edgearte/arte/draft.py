@@ -33,12 +33,13 @@ SURPLUS = 4  # prompts sent for each one whose questions are still missing, once
 @dataclass(frozen=True)
 class Drafted:
     """Drafts in the order they were written, how many questions the teacher was asked for, and why others were dropped, with a few of
-    them for each reason."""
+    them for each reason; `stood` says how many passed each check."""
 
     drafts: tuple[Draft, ...]
     asked: int
     dropped: Mapping[str, int]
     samples: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    stood: Mapping[str, int] = field(default_factory=dict)
 
 
 def draft_questions(
@@ -76,7 +77,7 @@ def draft_questions(
             break
     dropped = verifier.dropped.joined(fell)
     drafts = [d for turn in zip_longest(*shared.own.values()) for d in turn if d] + shared.spare
-    return Drafted(tuple(drafts[:count]), asked * settings.per_prompt, dropped.reasons(), dropped.shown())
+    return Drafted(tuple(drafts[:count]), asked * settings.per_prompt, dropped.reasons(), dropped.shown(), dict(fell.stood))
 
 
 @dataclass(frozen=True)

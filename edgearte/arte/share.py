@@ -65,13 +65,21 @@ def right(agreed: Sequence[bool], seeds: Sequence[tuple[float, float]], *, sieve
     return Right(_corrected(*shares, sieved=sieved), cuts[0], cuts[-1], *shares, len(agreed), len(seeds))
 
 
-def share_right(
-    teacher: LM, task: Task, drafts: Sequence[Draft], at_least: float, store: Store, *, sieved: bool, label: str, seed: int = 0
+def of_voted(
+    teacher: LM, task: Task, confirmed: int, refused: int, at_least: float, store: Store, *, label: str, seed: int = 0
 ) -> Right | None:
-    """The same, of all drafts that were voted on (those that fell to the vote too), for a task with choices. Each seed is voted on by a
-    teacher that is not shown it: of `sieve.FOLDS` parts of the seeds its own is left out."""
+    """The same for a task with choices whose drafts went through the vote: so many it confirmed, and so many it refused, which are not
+    taught. Each seed is voted on by a teacher that is not shown it: of `sieve.FOLDS` parts of the seeds its own is left out."""
+    said = [True] * confirmed + [False] * refused
+    return right(said, _of_seeds(teacher, task, at_least, store, label), sieved=True, seed=seed)
+
+
+def share_right(
+    teacher: LM, task: Task, drafts: Sequence[Draft], at_least: float, store: Store, *, label: str, seed: int = 0
+) -> Right | None:
+    """The same for drafts that no vote has sieved: they are voted on for the estimate alone."""
     agreed = [p >= at_least for p in vote.shares(teacher, task, drafts, store, label=label)]
-    return right(agreed, _of_seeds(teacher, task, at_least, store, label), sieved=sieved, seed=seed)
+    return right(agreed, _of_seeds(teacher, task, at_least, store, label), sieved=False, seed=seed)
 
 
 def _of_seeds(teacher: LM, task: Task, at_least: float, store: Store, label: str) -> list[tuple[float, float]]:

@@ -22,12 +22,14 @@ Teach = Literal["rationale", "answer", "both"]  # what a completion is; both: ha
 
 @dataclass(frozen=True)
 class Tailored:
-    """Examples with the drafts they were made of, and why others were dropped, with a few of them for each reason."""
+    """Examples with the drafts they were made of, and why others were dropped, with a few of them for each reason; `stood` says how many
+    passed each check."""
 
     examples: tuple[Example, ...]
     drafts: tuple[Draft, ...]
     dropped: Mapping[str, int]
     samples: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    stood: Mapping[str, int] = field(default_factory=dict)
 
 
 def tailor(
@@ -55,7 +57,7 @@ def tailor(
         elif d.id not in reasoned:
             fell.add("no answer in the rationale", f"{d.input} → {d.rationales[0].text}")
     dropped = Dropped.of(found.dropped, found.samples).joined(fell)
-    return Tailored(tuple(e for e in examples if e), drafts, dropped.reasons(), dropped.shown())
+    return Tailored(tuple(e for e in examples if e), drafts, dropped.reasons(), dropped.shown(), found.stood)
 
 
 def with_reason(name: str, teach: Teach) -> bool:

@@ -143,6 +143,7 @@ def test_dropped_drafts_are_kept_as_samples(tmp_path: Path) -> None:
     checks = [Check("no music", lambda ds: [Verdict(d.target != "play_music") for d in ds])]
     found = drafted(Scripted(a_list()), tmp_path, 9, checks, attempts=1)
     assert found.dropped["no music"] == 3
+    assert found.stood == {"no music": 6}
     assert len(found.samples["no music"]) == 3
     assert all(s.endswith("→ play_music") for s in found.samples["no music"])
     many = drafted(Scripted(a_list()), tmp_path / "b", 27, checks, attempts=1)

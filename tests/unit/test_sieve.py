@@ -207,7 +207,7 @@ def test_a_share_stays_within_bounds_and_is_not_told_by_a_blind_vote() -> None:
 def test_seeds_are_voted_on_by_a_teacher_that_is_not_shown_them(tmp_path: Path) -> None:
     teacher = Read(lambda prompt, answer: 3.0 * (("song" in prompt.rpartition("Question:")[2]) == (answer == " what_song")))
     drafts = [*texts("jazz", "rock"), *texts("which song", "jazz again", target="what_song")]
-    found = share.share_right(teacher, TASK, drafts, 0.5, Store(tmp_path), sieved=False, label="s")
+    found = share.share_right(teacher, TASK, drafts, 0.5, Store(tmp_path), label="s")
     for prompt, _ in teacher.read:
         asked = prompt.rpartition("Question: ")[2].partition("\n")[0]
         assert f"Question: {asked}\n" not in prompt.rpartition("Question: ")[0]
@@ -216,3 +216,8 @@ def test_seeds_are_voted_on_by_a_teacher_that_is_not_shown_them(tmp_path: Path) 
     # "play a song for me" is taken for the other label, "what is this tune" too: 3 of 5 seeds are confirmed, 2 wrong ones would be.
     assert (found.sensitivity, found.mistaken) == (0.6, 0.4)
     assert found.seeds == 5
+    # Three of the four stood where the other one was sieved out: the share of right ones among the three is higher than among all.
+    kept = share.of_voted(teacher, TASK, 3, 1, 0.5, Store(tmp_path), label="s")
+    assert kept
+    assert kept.share >= found.share
+    assert kept == share.right([True] * 3 + [False], [(1.0, 0.0)] * 3 + [(0.0, 1.0)] * 2, sieved=True)
