@@ -37,6 +37,7 @@ from edgearte.lm.base import LM, rendered
 from edgearte.lm.calls import Calls
 from edgearte.lm.endpoint import Endpoint
 from edgearte.lm.hf import TransformersLM, form
+from edgearte.lm.llamacpp import LlamaCpp, as_gguf
 from edgearte.measure.suite import TASK, Suite, load_suite
 from edgearte.recipe import Recipe
 from edgearte.records import Draft, Example, Judged, Moved, Pair, Preference, Question, Rationale
@@ -51,12 +52,21 @@ TIMED = 8  # evaluation questions that a suite of the task's own prompts reads
 CHECKER_TIMEOUT = 600.0  # seconds a user's program may take for one round of drafts
 
 
-def teacher(setup: Setup, folder: Path, number: int = 0) -> TransformersLM | Endpoint:
-    """A teacher: as it came, where `folder` is its own, or aligned. `number` is that of `Setup.author`."""
+def teacher(setup: Setup, folder: Path, number: int = 0, *, compared: bool = False) -> TransformersLM | LlamaCpp | Endpoint:
+    """A teacher: as it came, where `folder` is its own, or aligned. `number` is that of `Setup.author`.
+
+    Under `runtime: llama.cpp` a teacher as it came is its own GGUF file, in that file's types, and an aligned one is its checkpoint in
+    q8_0. What two teachers write can be `compared` only where both are of one kind: then the one as it came is in q8_0, too.
+    """
     named, found = setup.author(number)
     asked = address(named)
     if asked and folder == found.folder:
         return Endpoint(asked, Calls(setup.store), setup.recipe.name)
+    if named.runtime == "llama.cpp":
+        own = found.gguf if folder == found.folder and not compared else None
+        texts = [f"{q.input}\n{q.rationale or ''}\n{q.target}\n" for q in setup.task.seeds or setup.task.evaluation]
+        file = own or as_gguf(folder, weights.identity(folder, setup.store), texts, setup.store)
+        return LlamaCpp(file, weights.of_file(file, setup.store))
     return TransformersLM(folder, weights.identity(folder, setup.store), dtype=named.dtype)
 
 
