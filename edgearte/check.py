@@ -54,6 +54,8 @@ def check(recipe: Recipe, task: Task) -> None:
         problems.append(
             Problem("align.rationale_prompt: strategy needs a teacher in style: chat; a continuation begins with its strategy's words")
         )
+    if recipe.train.teach == "meaning" and not task.meanings:
+        problems.append(Problem("train.teach: meaning needs task.answer.choices with what each label means, written as label: meaning"))
     if recipe.verify.samples and recipe.teacher.style == "continuation" and task.answer.choices:
         problems.append(
             Problem("verify.samples: a continuation with a closed set of answers explains a given answer and finds none; use draft.vote")

@@ -158,7 +158,10 @@ def drafted(setup: Setup, author: LM, purpose: str) -> draft.Drafted:
 
 
 def explained(setup: Setup, author: LM, drafts: Sequence[Draft], purpose: str) -> tuple[Draft, ...]:
-    """The drafts with a rationale of each strategy."""
+    """The drafts with a rationale of each strategy; where no rationale is taught, with what is in its place."""
+    if setup.teach in ("answer", "meaning"):
+        told = {target: tailor.unreasoned(setup.task, target, setup.teach) for target in {d.target for d in drafts}}
+        return tuple(replace(d, rationales=(Rationale(setup.teach, told[d.target], d.target),)) for d in drafts)
     ask, strategies = settings(setup.recipe, setup.task), setup.recipe.draft.strategies
     return draft.draft_rationales(
         author, setup.task, ask, drafts, strategies, setup.store, label=f"{purpose}: rationales"
@@ -227,7 +230,7 @@ def pairs(
     if "question" in kinds:
         extremes = a.questions_from == "extremes"
         found += align.question_pairs(author, task, ask, drafts, preferred, a.question_pairs, extremes=extremes, held_out=a.held_out)
-    if "rationale" in kinds:
+    if "rationale" in kinds and setup.teach in ("rationale", "both"):
         strategies = setup.recipe.draft.strategies if a.rationale_prompt == "strategy" else None
         found += align.rationale_pairs(
             author, task, ask, drafts, preferred, a.rationale_pairs, strategies=strategies, held_out=a.held_out
@@ -248,7 +251,7 @@ def aligned(setup: Setup, folder: Path, found: Sequence[Pair], label: str = "ali
 
 def tailored(setup: Setup, folder: Path, arm: str, purpose: str = "tailor", count: int = 0) -> tailor.Tailored:
     """The training set that the teacher in `folder` writes: `count` examples, or as many as the recipe says."""
-    author, t = teacher(setup, folder), setup.recipe.tailor
+    author, t = teacher(setup, folder, compared=True), setup.recipe.tailor
     ask = replace(
         settings(setup.recipe, setup.drawn), temperature=t.temperature, rationale_temperature=t.rationale_temperature
     )
@@ -265,7 +268,7 @@ def judged(
     (`skipped`), or there is nothing to judge by."""
     count, task = setup.recipe.align.judge, setup.task
     questions = judge.judging_questions(task, asked.questions, JUDGING)
-    one, other = ours.drafts[:count], plain.drafts[:count]
+    one, other = (judge.taught(t.drafts, t.examples)[:count] for t in (ours, plain))
     if skipped or not questions or not one or not other:
         return None
     reader = student(setup, folder)
@@ -294,12 +297,13 @@ def prepared(setup: Setup) -> Setup:
     how = setup.recipe.train.teach
     if not setup.task.seeds:
         return setup.teaching(setup.teach)
-    setup = setup if how == "answer" else seeds_explained(setup)
+    setup = setup if how in ("answer", "meaning") else seeds_explained(setup)
     if how != "auto":
         return setup.teaching(how)
-    if not setup.task.development or not any(q.rationale for q in setup.task.seeds):
+    if not setup.task.development:
         return setup.teaching("rationale")
-    forms: tuple[tailor.Teach, ...] = ("rationale", "answer")
+    forms: list[tailor.Teach] = ["rationale"] if any(q.rationale for q in setup.task.seeds) else []
+    forms += ["meaning", "answer"] if setup.task.meanings else ["answer"]
     tried = {form: setup.teaching(form) for form in forms}
     right = {form: _right(developed(one, taught(one, seeds_alone(one, _size(one)), f"{SEEDS}, {form}"), f"{SEEDS}, {form}"))
              for form, one in tried.items()}  # fmt: skip
@@ -357,7 +361,8 @@ def selected(setup: Setup, asked: PreferenceSet, arm: str) -> tailor.Tailored:
     how, count = setup.recipe.select, setup.recipe.tailor.questions
     found = tailored(setup, setup.teacher.folder, arm, count=how.factor * count)
     reader = student(setup, setup.student.folder)
-    scores = preferences(setup, reader, setup.student.folder, found.drafts, asked, how.by).preferences
+    drafts = judge.taught(found.drafts, found.examples)
+    scores = preferences(setup, reader, setup.student.folder, drafts, asked, how.by).preferences
     reader.release()
     kept = select.preferred(found.examples, {p.draft: p.score for p in scores}, count, how.diversity)
     dropped = {**found.dropped, "not preferred by the student": len(found.examples) - len(kept)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,7 +89,11 @@ def test_labels_are_read_as_a_tree(lm: LlamaCpp, monkeypatch: pytest.MonkeyPatch
 
     read = []
     decode = llamacpp.Engine._run
-    monkeypatch.setattr(llamacpp.Engine, "_run", lambda self, batch: (read.append(batch.n_tokens), decode(self, batch))[1])
+    def counted(self: llamacpp.Engine, batch: Any) -> object:
+        read.append(batch.n_tokens)
+        return decode(self, batch)
+
+    monkeypatch.setattr(llamacpp.Engine, "_run", counted)
     asked = prompts(8)
     lm.loglikelihood([(p, f" It is about {label}") for p in asked for label in tiny.LABELS])
     questions = {p.prefix + p.text for p in asked}
@@ -117,7 +122,7 @@ def test_what_is_compared_is_written_in_one_type(setup: Setup, tiny_model: Path)
         assert made.generate(prompts(3), Sampling(4))[0].new_tokens
     done = len(setup.store.ledger)
     assert steps.teacher(setup, tiny_model).identity == aligned.identity
-    assert all(entry.done == entry.rows for entry in setup.store.ledger[done:]), "it is made once"
+    assert all(entry.cached == entry.rows for entry in setup.store.ledger[done:]), "it is made once"
 
 
 @pytest.mark.parametrize(
