@@ -4,6 +4,7 @@ the same prompts; and how far the teacher has moved for it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations, pairwise
@@ -56,20 +57,24 @@ def judge(aligned: Sequence[Draft], unaligned: Sequence[Draft], score: Scorer, q
     if not aligned or not unaligned:
         raise ValueError("to be judged, both teachers must have written something")
     scores = by_question(score(list({d.id: d for d in (*aligned, *unaligned)}.values())))
-    one, other = _means(aligned, scores), _means(unaligned, scores)
-    low, high = _interval((aligned, unaligned), scores)
+    read = all(p.form is not None and p.marks for p in scores.values())
+    one, other = _mean(aligned, scores, read=read), _mean(unaligned, scores, read=read)
+    low, high = _interval((aligned, unaligned), scores, read=read)
     difference = one - other
     better = ALIGNED if low > 0 else UNALIGNED if high < 0 else SAME
-    read = any(p.form is not None for p in scores.values())
     sentence = _sentence(one, other, low, high, better, read=read)
     return Judged(one, other, difference, low, high, len(aligned), len(unaligned), len(questions), better, sentence)
 
 
-def _means(drafts: Sequence[Draft], scores: Mapping[str, Preference]) -> float:
-    return fmean(scores[d.id].score for d in drafts)
+def _mean(drafts: Sequence[Draft], scores: Mapping[str, Preference], *, read: bool) -> float:
+    """The mean score; of probabilities that were read the geometric one, over texts and questions."""
+    own = [scores[d.id] for d in drafts]
+    return math.exp(fmean(fmean(p.marks) for p in own)) if read else fmean(p.score for p in own)
 
 
-def _interval(arms: tuple[Sequence[Draft], Sequence[Draft]], scores: Mapping[str, Preference]) -> tuple[float, float]:
+def _interval(
+    arms: tuple[Sequence[Draft], Sequence[Draft]], scores: Mapping[str, Preference], *, read: bool
+) -> tuple[float, float]:
     """The middle 95 % of the difference over resampled prompts, and questions where every score has its marks."""
     import numpy as np
 
@@ -85,14 +90,14 @@ def _interval(arms: tuple[Sequence[Draft], Sequence[Draft]], scores: Mapping[str
         weights = drawn[:, [prompts[d.source, d.seeds] for d in arm]]
         with np.errstate(invalid="ignore"):  # a resample without any text of this arm says nothing
             found: NDArray[np.float64] = ((weights @ values) * asked).sum(1) / weights.sum(1)
-        return found
+        return np.exp(found) if read else found
 
     low, high = np.nanpercentile(means(arms[0]) - means(arms[1]), [2.5, 97.5])
     return float(low), float(high)
 
 
 def _sentence(one: float, other: float, low: float, high: float, better: str, *, read: bool) -> str:
-    verb = "gives the right answer a probability of" if read else "answers"
+    verb = "gives the right answers a probability of" if read else "answers"
     said = (
         f"the student {verb} {one:.1%} with what the aligned teacher writes, {other:.1%} with what the unaligned one wrote "
         f"({(one - other) * 100:+.1f} points, 95 % interval {low * 100:+.1f} to {high * 100:+.1f})"

@@ -1,8 +1,9 @@
 """The student's preference for a rationale, read and not written: how probable the right answer is with that rationale as its one example.
 
 The paper's score (`prefer.py`) counts greedy hits. A student that hardly ever hits gives the same count to almost every example, and the
-count then measures chance. The probability of the right answer differs between examples long before an answer is hit, and it costs one
-reading where a hit costs a whole written answer.
+count then measures chance. The probability of the right answer differs between examples long before an answer is hit, and nothing has to
+be written for it. It is averaged as a logarithm: a label that the example itself names is made so much more probable that a plain mean over
+the questions follows those few that ask for it, and chance with them.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from edgearte.records import Draft, Preference, Question
 from edgearte.store import Store
 from edgearte.task import Task
 
-VERSION = 1
+VERSION = 2
 ROWS = 512  # questions of a chunk, in whole examples
 CLOSING = "</"  # the rest of the tag is certain then, and would have to be read for every choice
 OPPOSITE = {"yes": "no", "no": "yes", "true": "false", "false": "true"}
+FLOOR = math.log(1e-3)  # what is missed by more counts no more: a single question must not decide
 _OPTION = re.compile(r"^\s*\(([A-Z])\)", re.M)  # how `forms.with_options` writes the options of a question
 _LETTER = re.compile(r"\(?([A-Z])\)?")
 
@@ -40,12 +42,13 @@ class Asked:
 
 
 def score(student: LM, task: Task, drafts: Sequence[Draft], questions: Sequence[Question], store: Store) -> Preferred:
-    """The mean probability of the right answer over all the questions, for every rationale.
+    """How probable the right answers are with every rationale as the example: the geometric mean over the questions, from 0 to 1.
 
-    With closed choices p = softmax over the choices c of log P(" <ans>c</" | example, question), at the right one. Without, p is
-    exp of the mean log-probability a token of the answer's own text, after its opening tag. Each question's p is in `marks`; `correct`
-    counts those whose right choice is the most probable one (0 where there are no choices). `form` is apart from that: exp of the mean
-    log-probability a token of the opening tag, averaged over the questions, and 1 where no tag is asked for. Nothing is generated.
+    With closed choices p = softmax over the choices c of log P(" <ans>c</" | example, question), at the right one. Without, log p is
+    the mean log-probability a token of the answer's own text, after its opening tag. Each question's log p in nats, `FLOOR` at least, is
+    in `marks`, and `score` is exp of their mean. `correct` counts the questions whose right choice is the most probable one (0 where
+    there are no choices). `form` is apart from that: exp of the mean log-probability a token of the opening tag, averaged over the
+    questions, and 1 where no tag is asked for. Nothing is generated.
     """
     asked = [_asked(q, task.answer) for q in questions]
     apart = list(dict.fromkeys((d.input, r.text) for d in drafts for r in d.rationales))
@@ -79,8 +82,8 @@ def score(student: LM, task: Task, drafts: Sequence[Draft], questions: Sequence[
 
 
 def _preference(draft: str, strategy: str, row: dict[str, Any]) -> Preference:
-    right = tuple(row["right"])
-    return Preference(draft, strategy, fmean(right), len(right), sum(row["hit"]), 0, right, fmean(row["form"]))
+    marks = tuple(max(FLOOR, logprob) for logprob in row["right"])
+    return Preference(draft, strategy, math.exp(fmean(marks)), len(marks), sum(row["hit"]), 0, marks, fmean(row["form"]))
 
 
 def _asked(question: Question, fmt: AnswerFormat) -> Asked:
@@ -113,14 +116,14 @@ def _continuations(question: Asked, fmt: AnswerFormat) -> list[str]:
 
 
 def _right(question: Asked, scores: Sequence[Score], fmt: AnswerFormat) -> float:
+    """log p of the right answer."""
     answers = scores[1:] if fmt.tagged else scores
     if len(question.answers) > 1:
         top = max(s.logprob for s in answers)
-        parts = [math.exp(s.logprob - top) for s in answers]
-        return parts[question.right] / sum(parts)
+        return answers[question.right].logprob - top - math.log(sum(math.exp(s.logprob - top) for s in answers))
     whole, tag = answers[0], scores[0] if fmt.tagged else Score(0.0, 0)
     # Some tokenizers join the tag's last character with the answer's first: then there is a token less, and the difference may pass 0.
-    return math.exp(min(0.0, whole.logprob - tag.logprob) / max(1, whole.tokens - tag.tokens))
+    return min(0.0, whole.logprob - tag.logprob) / max(1, whole.tokens - tag.tokens)
 
 
 def _hit(question: Asked, scores: Sequence[Score]) -> int:

@@ -80,7 +80,8 @@ def certainty(a: Preference, b: Preference, reliability: float = 1.0) -> tuple[f
     for true scores and noise that are normal (Kelley's regressed score: mean reliability · gap, variance reliability · error²). The
     weight is then the probability that the order is right, less the probability that it is wrong.
     """
-    gap, error = a.score - b.score, gap_error(a, b)
+    paired = _paired(a, b)
+    gap, error = fmean(a.marks) - fmean(b.marks) if paired else a.score - b.score, gap_error(a, b)
     if gap <= 0:
         return 0.0, False
     if error == 0:
@@ -90,15 +91,20 @@ def certainty(a: Preference, b: Preference, reliability: float = 1.0) -> tuple[f
 
 
 def gap_error(a: Preference, b: Preference) -> float:
-    """The standard error of `a`'s score less `b`'s. Where both have marks, they are of the same questions: sd of the differences / sqrt(n),
-    in which what is hard for both drops out. Otherwise from their counts; 0 where neither was asked anything."""
-    n = len(a.marks)
-    if n > 1 and n == len(b.marks):
+    """The standard error of `a`'s score less `b`'s. Where both have marks, they are of the same questions, and it is that of the mean
+    marks: sd of the differences / sqrt(n), in which what is hard for both drops out. Otherwise from their counts; 0 where neither was
+    asked anything."""
+    if _paired(a, b):
+        n = len(a.marks)
         gaps = [x - y for x, y in zip(a.marks, b.marks, strict=True)]
         middle = fmean(gaps)
         variance = sum((g - middle) ** 2 for g in gaps) / (n - 1) / n
         return math.sqrt(variance) if variance > 1e-18 else 0.0
     return math.sqrt(_binomial(a) + _binomial(b))
+
+
+def _paired(a: Preference, b: Preference) -> bool:
+    return len(a.marks) == len(b.marks) > 1
 
 
 def _binomial(p: Preference) -> float:
@@ -108,8 +114,9 @@ def _binomial(p: Preference) -> float:
 
 
 def by_question(preferences: Sequence[Preference]) -> dict[str, Preference]:
-    """One preference a question, s_q: scores and marks are the means over its rationales. These were asked the same questions and err
-    alike, so `n` is that of one of them, on average."""
+    """One preference a question, s_q: the means over its rationales, of marks too; where these are logarithms of probabilities (`form` is
+    known), the score is exp of their mean. The rationales were asked the same questions and err alike, so `n` is that of one of them, on
+    average."""
     found: dict[str, list[Preference]] = {}
     for p in preferences:
         found.setdefault(p.draft, []).append(p)
@@ -120,7 +127,8 @@ def _mean(draft: str, own: Sequence[Preference]) -> Preference:
     alike = len({len(p.marks) for p in own}) == 1
     marks = tuple(map(fmean, zip(*(p.marks for p in own), strict=True))) if alike else ()
     forms = [p.form for p in own if p.form is not None]
-    score, n = fmean(p.score for p in own), round(fmean(p.n for p in own))
+    score = math.exp(fmean(marks)) if marks and forms else fmean(p.score for p in own)
+    n = round(fmean(p.n for p in own))
     return Preference(draft, "", score, n, marks=marks, form=fmean(forms) if forms else None)
 
 

@@ -31,8 +31,9 @@ def scorer(gain: float, hard: float, *, read: bool = False) -> judge.Scorer:
         rows = []
         for d in found:
             p = 0.1 + prompts[int(d.source.split("/")[1])] + questions + gain * d.id.startswith("a")
-            marks = p if read else (chance.random(30) < p).astype(float)
-            rows.append(Preference(d.id, "naive", float(marks.mean()), 30, marks=tuple(marks.tolist()), form=0.5 if read else None))
+            marks = np.log(p) if read else (chance.random(30) < p).astype(float)
+            score = float(np.exp(marks.mean()) if read else marks.mean())
+            rows.append(Preference(d.id, "naive", score, 30, marks=tuple(marks.tolist()), form=0.5 if read else None))
         return rows
 
     return score
@@ -72,7 +73,7 @@ def test_what_two_teachers_wrote_to_one_prompt_stays_together() -> None:
     """Prompts that differ widely leave a small constant gain beyond the noise, and only where they are paired."""
     paired = judge.judge(drafts("a"), drafts("u"), scorer(0.02, 0.4, read=True), QUESTIONS)
     assert paired.better == judge.ALIGNED
-    assert paired.high - paired.low < 0.001
+    assert paired.high - paired.low < 0.005
     assert "a probability of" in paired.sentence
     apart = [replace(d, source=f"judge/{k + 50}") for k, d in enumerate(drafts("u"))]
     assert judge.judge(drafts("a"), apart, scorer(0.02, 0.4, read=True), QUESTIONS).better == judge.SAME

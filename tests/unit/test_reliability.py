@@ -98,11 +98,22 @@ def test_counts_alone_give_a_binomial_noise() -> None:
 
 
 def test_a_question_has_the_mean_marks_of_its_rationales() -> None:
-    own = [Preference("d", "a", 0.5, 2, marks=(1.0, 0.0), form=0.2), Preference("d", "b", 1.0, 2, marks=(1.0, 1.0), form=0.4)]
+    own = [Preference("d", "a", 0.5, 2, marks=(1.0, 0.0)), Preference("d", "b", 1.0, 2, marks=(1.0, 1.0))]
     found = by_question(own)["d"]
-    assert (found.score, found.marks, found.n) == (0.75, (1.0, 0.5), 2)
-    assert found.form == pytest.approx(0.3)
+    assert (found.score, found.marks, found.n, found.form) == (0.75, (1.0, 0.5), 2, None)
+    read = by_question([Preference("d", s, 1.0, 1, marks=(0.0,), form=f) for s, f in (("a", 0.2), ("b", 0.4))])["d"]
+    assert read.form == pytest.approx(0.3)
     assert by_question([own[0], Preference("d", "b", 1.0, 2)])["d"].marks == ()
+
+
+def test_scores_of_marks_that_are_logarithms_are_compared_as_these() -> None:
+    def read(draft: str, *shares: float) -> Preference:
+        marks = tuple(map(math.log, shares))
+        return Preference(draft, "a", math.exp(sum(marks) / len(marks)), len(marks), marks=marks, form=0.5)
+
+    a, b = read("a", 0.2, 0.4, 0.2, 0.4), read("b", 0.1, 0.2, 0.1, 0.2)
+    assert certainty(a, b) == (1.0, True), "twice as probable at every question"
+    assert by_question([a, Preference("a", "b", b.score, 4, marks=b.marks, form=0.5)])["a"].score == pytest.approx(0.2)
 
 
 def test_the_advice_says_which_score_tells_and_what_to_do_where_none_does() -> None:
