@@ -13,7 +13,6 @@ from pathlib import Path
 
 from edgearte import assisted, guidance, steps
 from edgearte.arte import draft, prefer, tailor
-from edgearte.arte.judge import UNALIGNED as BETTER_BEFORE
 from edgearte.arte.preference_set import PreferenceSet
 from edgearte.arte.verify import Dropped
 from edgearte.errors import UserError
@@ -43,7 +42,7 @@ class Round:
 
     def teacher(self, before: Path) -> Path:
         """The teacher that the build goes on with: the aligned one, unless the student scores better with what the one before wrote."""
-        return before if self.judged and self.judged.better == BETTER_BEFORE else self.aligned
+        return before if self.judged and self.judged.difference <= 0 else self.aligned
 
 
 @dataclass(frozen=True)

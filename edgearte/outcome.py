@@ -9,7 +9,6 @@ from pathlib import Path
 from edgearte import __version__
 from edgearte.answers import accuracy
 from edgearte.arte.judge import ALIGNED as BETTER_NOW
-from edgearte.arte.judge import UNALIGNED as BETTER_BEFORE
 from edgearte.arte.prefer import Preferred, degenerate, question_scores
 from edgearte.arte.preference_set import PreferenceSet
 from edgearte.arte.reliability import advice, split_half
@@ -235,7 +234,7 @@ def _judged(found: Found) -> list[str]:
     for number, once in enumerate(found.lesson.rounds, 1):
         where = f" of round {number}" if len(found.lesson.rounds) > 1 else ""
         if once.judged and once.judged.better != BETTER_NOW:
-            on = " The build went on with the teacher as it was." if once.judged.better == BETTER_BEFORE else ""
+            on = " The build went on with the teacher as it was." if once.judged.difference <= 0 else ""
             said.append(f"The alignment{where}: {once.judged.sentence}.{on}")
         elif not once.judged and not once.skipped and found.setup.recipe.align.judge:
             said.append(f"The alignment{where} was not judged: all questions that could judge it made its pairs (task.development).")
@@ -303,7 +302,7 @@ def _samples(drafts: Sequence[Draft], preferences: Sequence[Preference]) -> tupl
             rationales.append(
                 r.RationaleSample(
                     rationale.strategy, rationale.text, rationale.answer or "",
-                    score=p.score if p else None, extracted=p.extracted / p.n if p and p.n else None,
+                    score=p.score if p else None, extracted=p.extracted / p.n if p and p.n and p.form is None else None,
                 )
             )  # fmt: skip
         samples.append(r.DraftSample(draft.id, draft.input, draft.target, tuple(rationales), means.get(draft.id)))
@@ -320,7 +319,7 @@ def preferences(scorer: str, asked: PreferenceSet, preferred: Preferred) -> r.Pr
         scorer=scorer,
         chosen_by=asked.said,
         scores=tuple(p.score for p in found),
-        extracted=tuple(p.extracted / p.n for p in found if p.n),
+        extracted=tuple(p.extracted / p.n for p in found if p.n and p.form is None),
         among_extracted=tuple(p.correct / p.extracted for p in found if p.extracted),
         generations=preferred.generations,
         exact_generations=preferred.exact,

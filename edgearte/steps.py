@@ -47,7 +47,7 @@ from edgearte.task import Task
 from edgearte.train import distill, dpo, match, sft
 
 SEEDS = "seeds alone"  # the arm's name
-JUDGING = 64  # questions that an alignment is judged by, at most
+JUDGING = 24  # questions that an alignment is judged by, at most
 TIMED = 8  # evaluation questions that a suite of the task's own prompts reads
 CHECKER_TIMEOUT = 600.0  # seconds a user's program may take for one round of drafts
 
