@@ -52,9 +52,9 @@ class Draft:
 class Preference:
     """The student's preference for one rationale. `score` is what ranks it, higher is better, in the scorer's own unit. Where
     the student was asked: of `n` preference questions answered with the rationale as the one example, how many right (the
-    paper's s_r is `correct / n`) and how many with an answer at all; all 0 where a scorer asks nothing. `marks` is what each of those
-    questions gives, in their order (1 or 0 for a hit, or the log-probability of the right answer), empty where that is not known; `form` the
-    probability that an answer stands in the form asked for, whatever it is."""
+    paper's s_r is `correct / n`) and how many with an answer at all; all 0 where a scorer asks nothing. `marks` is what each of
+    those questions gives, in their order (1 or 0 for a hit, or the log-probability of the right answer), empty where that is not
+    known; `form` the probability that an answer stands in the form asked for, whatever it is."""
 
     draft: str
     strategy: str
