@@ -33,12 +33,14 @@ def numbers(result: Result) -> dict[str, Any]:
             "rationales": result.preferences.rationales,
             "question pairs": result.alignment.question_pairs,
             "rationale pairs": result.alignment.rationale_pairs,
+            "held-out pairs": result.alignment.held_out,
             "steps": {arm: t.steps for arm, t in result.training.items()},
             "bits per weight": {a.artifact.preset: round(a.artifact.bits_per_weight, 3) for a in result.artifacts},
             "gates": {a.artifact.preset: [g.passed for g in a.artifact.gates] for a in result.artifacts},
         },
         "mean score": sum(result.preferences.scores) / len(result.preferences.scores),
         "dpo loss": result.alignment.curve[-1].loss if result.alignment.curve else 0.0,
+        "dpo margin": result.alignment.curve[-1].margin if result.alignment.curve else 0.0,
         "first loss": {arm: t.curve[0].loss for arm, t in result.training.items()},
         "last loss": {arm: t.curve[-1].loss for arm, t in result.training.items()},
     }
@@ -85,11 +87,31 @@ def test_the_run_folder_holds_what_was_promised(run: Path, result: Result) -> No
     taught = pq.read_table(run / "data" / "train-arte.parquet").to_pylist()
     assert taught[0]["prompt"][0]["role"] == "system"
     assert taught[0]["completion"][0]["content"].endswith("</ans>")
+    seeds = [row["id"] for row in taught if row["source"] == "seed"]
+    assert len(seeds) == len(set(seeds)) == 6, "the user's seeds are part of every set"
     sizes = {
         arm: len(pq.read_table(run / "data" / f"train-{arm}.parquet"))
         for arm in ("arte", "unaligned-teacher", "seeds-alone")
     }
-    assert len(set(sizes.values())) == 1, "arms must be equal in size"
+    assert sizes["seeds-alone"] == max(sizes.values()), "the seeds alone are taught as many steps as any set"
+
+
+def test_the_alignment_has_held_out_pairs_and_is_judged_or_says_why_not(result: Result) -> None:
+    assert result.alignment
+    if result.alignment.held_out:
+        assert result.alignment.looks[0].step == 0
+        assert result.alignment.best_step in [look.step for look in result.alignment.looks]
+    assert result.alignment.judged or any("was not judged" in note for note in result.notes)
+
+
+def test_the_arm_that_is_delivered_is_said_with_every_arms_hits(result: Result) -> None:
+    assert result.arm
+    assert result.arm.name == "ARTE" and "unproven" in result.arm.reason  # there are no development questions
+    assert {"untaught", "seeds alone", "unaligned teacher", "ARTE"} <= result.hits.keys()
+    for row in result.accuracy:
+        if not row.shots:
+            marks = result.hits[row.model][row.where]
+            assert (len(marks), marks.count("1")) == (row.accuracy.n, row.accuracy.correct)
 
 
 def test_no_measured_time_is_in_the_bundle(run: Path) -> None:
