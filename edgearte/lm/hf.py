@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgearte.errors import UserError
-from edgearte.lm import decoding, slots
+from edgearte.lm import decoding, slots, tree
 from edgearte.lm.base import Completion, Prompt, Sampling, Score, alike
 from edgearte.lm.decode import TOKENS, decode, left_padded, padded, prefixes_of
 from edgearte.lm.decoding import Row
 from edgearte.lm.packed import pack
-from edgearte.lm.slots import Slots
+from edgearte.lm.slots import Prefix
 
 if TYPE_CHECKING:
     import torch
@@ -142,40 +142,58 @@ class TransformersLM:
         return self._grammar
 
     def loglikelihood(self, pairs: Sequence[tuple[Prompt, str]]) -> list[Score]:
-        ends = [self.tokenizer(continuation, add_special_tokens=False)["input_ids"] for _, continuation in pairs]
-        # A continuation's last token is predicted, never read: so continuations of one token share the row of their prompt.
-        asked: dict[tuple[Prompt, tuple[int, ...]], list[int]] = {}
+        import torch
+
+        ends = [tuple(self.tokenizer(continuation, add_special_tokens=False)["input_ids"]) for _, continuation in pairs]
+        asked: dict[Prompt, dict[tuple[int, ...], list[int]]] = {}
         for k, ((prompt, _), end) in enumerate(zip(pairs, ends, strict=True)):
-            asked.setdefault((prompt, tuple(end[:-1])), []).append(k)
-        rows = self._rows([prompt for prompt, _ in asked])
-        for row, (_, tokens) in zip(rows, asked, strict=True):
-            row.ids += tokens
-        of = {id(row): ks for row, ks in zip(rows, asked.values(), strict=True)}
+            asked.setdefault(prompt, {}).setdefault(end, []).append(k)
+        told = dict(zip(map(id, rows := self._rows(list(asked))), asked.values(), strict=True))
+        rows.sort(key=_order(rows))
+        continuations = [list(told[id(row)]) for row in rows]
         scores: dict[int, Score] = {}
-        for batch in _batches(sorted(rows, key=_order(rows)), 0):
-            keep = max(len(ends[k]) for row in batch for k in of[id(row)])
+        with torch.inference_mode():
+            found = (self._trees if self._slots() else self._whole)(rows, continuations)
+            for row, of_row in zip(rows, found, strict=True):
+                for (end, ks), logprob in zip(told[id(row)].items(), of_row, strict=True):
+                    scores |= dict.fromkeys(ks, Score(logprob, len(end)))
+        return [scores[k] for k in range(len(pairs))]
+
+    def _trees(self, rows: Sequence[Row], ends: Sequence[Sequence[tuple[int, ...]]]) -> Iterator[list[float]]:
+        """The log-probabilities of each row's continuations, a row at a time."""
+        trees = [tree.grow(row.ids[row.shared :], some) for row, some in zip(rows, ends, strict=True)]
+        limit = tree.TOKENS_GPU if self.model.device.type == "cuda" else tree.TOKENS
+        prefixes: dict[str, Prefix] = {}
+        for part in tree.parts([len(t.ids) for t in trees], limit):
+            found = prefixes_of(self.model, rows[part], prefixes)
+            yield from tree.log_probs(self.model, trees[part], found)
+            prefixes = {text: p for text, p in prefixes.items() if text == rows[part][-1].prefix}
+
+    def _whole(self, rows: Sequence[Row], ends: Sequence[Sequence[tuple[int, ...]]]) -> Iterator[list[float]]:
+        """The same for a model that slots cannot hold, in padded batches. A continuation's last token is predicted, never read: so those
+        that differ in it alone are one line."""
+        lines: dict[tuple[int, tuple[int, ...]], list[tuple[int, ...]]] = {}
+        for k, some in enumerate(ends):
+            for end in some:
+                lines.setdefault((k, end[:-1]), []).append(end)
+        whole = [Row("", [*rows[k].ids, *read], 0) for k, read in lines]
+        told = dict(zip(map(id, whole), lines.items(), strict=True))
+        found: dict[tuple[int, tuple[int, ...]], float] = {}
+        for batch in _batches(sorted(whole, key=_order(whole)), 0):
+            keep = max(1, *(len(end) for row in batch for end in told[id(row)][1]))
             for row, logits in zip(batch, self._read(batch, keep), strict=True):
                 logprobs = logits.float().log_softmax(-1)
-                for k in of[id(row)]:
-                    end = ends[k]
-                    taken = logprobs[-len(end) :].gather(-1, logprobs.new_tensor(end, dtype=int)[:, None])
-                    scores[k] = Score(float(taken.sum()), len(end))
-        return [scores[k] for k in range(len(pairs))]
+                (k, _), some = told[id(row)]
+                for end in some:
+                    taken = logprobs[len(logprobs) - len(end) :].gather(-1, logprobs.new_tensor(end, dtype=int)[:, None])
+                    found[k, end] = float(taken.sum())
+        return ([found[k, end] for end in some] for k, some in enumerate(ends))
 
     def _read(self, rows: Sequence[Row], keep: int) -> torch.Tensor:
         """Logits after each row's last `keep` tokens: rows x keep x vocabulary."""
-        import torch
-
-        with torch.inference_mode():
-            if self._slots():
-                places = Slots(self.model, len(rows))
-                prefixes = prefixes_of(self.model, rows, {})
-                return places.read(range(len(rows)), prefixes, [r.ids[r.shared :] for r in rows], keep)
-            ids, mask = left_padded(rows, self.model.device)
-            positions = (mask.cumsum(-1) - 1).clamp(min=0)
-            logits: torch.Tensor = self.model(
-                input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=keep
-            ).logits
+        ids, mask = left_padded(rows, self.model.device)
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        logits: torch.Tensor = self.model(input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=keep).logits
         return logits
 
 

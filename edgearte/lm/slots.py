@@ -148,14 +148,14 @@ class Slots:
         # Scores over the longest prefix, then over own positions.
         scores = query.new_empty(n, kv, grouped.shape[2], most + width)
         by_new = scores.view(n, kv, -1, new, most + width)
-        own = _capped(torch.bmm(grouped.flatten(0, 1), keys.flatten(0, 1).transpose(1, 2)), softcap)
+        own = capped(torch.bmm(grouped.flatten(0, 1), keys.flatten(0, 1).transpose(1, 2)), softcap)
         torch.add(own.view(n, kv, -1, new, width), step.bias(window, query.dtype), out=by_new[..., most:])
         for prefix, rows in step.groups:
             if prefix.length < most:
                 scores[rows, ..., prefix.length : most] = float("-inf")
             if prefix.length:
                 asked = grouped[rows].transpose(0, 1).flatten(1, 2)
-                shared = _capped(asked @ prefix.keys[layer], softcap).view(kv, -1, grouped.shape[2], prefix.length)
+                shared = capped(asked @ prefix.keys[layer], softcap).view(kv, -1, grouped.shape[2], prefix.length)
                 scores[rows, ..., : prefix.length] = shared.transpose(0, 1)
         if window is not None and most:
             by_new[..., :most] += step.beyond(window, query.dtype)
@@ -218,7 +218,7 @@ class Step:
                 hidden |= at <= last - window
             if self.slots is not None:  # a padding position sees itself, so that its softmax is a number
                 hidden &= at != last
-            self.made[window] = _bias(hidden, dtype)
+            self.made[window] = bias(hidden, dtype)[:, None, None]
         return self.made[window]
 
     def beyond(self, window: int, dtype: torch.dtype) -> torch.Tensor:
@@ -228,7 +228,7 @@ class Step:
         if ("prefix", window) not in self.made:
             before = self._tensor([p.length - begin for p, begin in zip(self.prefixes, self.begins, strict=True)])
             hidden = torch.arange(self.most, device=self.device) <= before[:, None, None] + self._last() - window
-            self.made["prefix", window] = _bias(hidden, dtype)
+            self.made["prefix", window] = bias(hidden, dtype)[:, None, None]
         return self.made["prefix", window]
 
     def _last(self) -> torch.Tensor:
@@ -257,11 +257,13 @@ def _grown(held: torch.Tensor, positions: int) -> torch.Tensor:
     return more
 
 
-def _bias(hidden: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    return hidden.new_zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, float("-inf"))[:, None, None]
+def bias(hidden: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """What is added to scores: -infinity where `hidden`, 0 elsewhere."""
+    return hidden.new_zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, float("-inf"))
 
 
-def _capped(scores: torch.Tensor, softcap: float | None) -> torch.Tensor:
+def capped(scores: torch.Tensor, softcap: float | None) -> torch.Tensor:
+    """Scores under the softcap of a model that has one (Gemma 2)."""
     return scores if softcap is None else (scores / softcap).tanh() * softcap
 
 

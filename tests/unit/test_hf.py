@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from edgearte.lm import tree
 from edgearte.lm.base import Prompt, Sampling, sharing
-from edgearte.lm.decoding import Row
 from edgearte.lm.hf import TransformersLM, form
 
 QUESTIONS = (
@@ -126,16 +127,51 @@ def test_what_texts_begin_with_is_shared_to_the_character() -> None:
     assert [p.prefix + p.text for p in sharing(["a", "a"])] == ["a", "a"]
 
 
-def test_labels_of_one_question_are_read_in_one_row(lm: TransformersLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[int] = []
-    read = TransformersLM._read
+LABELS = (" play_music", " play_list", " play_list_update", " todo_list", " todo_list", " weather")
 
-    def spied(self: TransformersLM, rows: Sequence[Row], keep: int) -> Any:
-        calls.append(len(rows))
-        return read(self, rows, keep)
 
-    monkeypatch.setattr(TransformersLM, "_read", spied)
-    pairs = [(Prompt(q), label) for q in QUESTIONS for label in (" music", " lights", " weather")]
-    scores = lm.loglikelihood(pairs)
-    assert sum(calls) == len(QUESTIONS)
-    assert len({s.logprob for s in scores}) == len(pairs)
+def test_labels_of_a_question_are_read_with_it_and_what_they_share_once(lm: TransformersLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[tuple[int, ...]] = []
+    forward = tree.log_probs
+
+    def spied(model: Any, trees: Sequence[tree.Tree], prefixes: Sequence[Any]) -> list[list[float]]:
+        read.extend(t.ids for t in trees)
+        return forward(model, trees, prefixes)
+
+    monkeypatch.setattr(tree, "log_probs", spied)
+    pairs = [(Prompt(q), label) for q in QUESTIONS for label in LABELS]
+    lm.loglikelihood(pairs)
+    ends = [lm.tokens(label) for label in LABELS]
+    beginnings = {tuple(end[:k]) for end in ends for k in range(1, len(end))}
+    assert sorted(map(len, read)) == sorted(len(lm.tokens(q)) + len(beginnings) for q in QUESTIONS)
+
+
+def test_a_model_that_slots_cannot_hold_tells_the_same(lm: TransformersLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = [(Prompt(q, prefix=p), label) for p in (EXAMPLE, OTHER, "") for q in QUESTIONS for label in LABELS]
+    chance = random.Random(2)
+    chance.shuffle(pairs)
+    found = lm.loglikelihood(pairs)
+    monkeypatch.setattr(lm, "_slots", lambda: False)
+    monkeypatch.setattr(tree, "log_probs", None)
+    whole = lm.loglikelihood(pairs)
+    assert [s.tokens for s in found] == [s.tokens for s in whole]
+    assert [s.logprob for s in found] == pytest.approx([s.logprob for s in whole], abs=1e-3)
+    assert len({round(s.logprob, 3) for s in found}) > len(pairs) // 2
+
+
+def test_a_prefix_that_goes_on_into_the_next_batch_is_read_once(lm: TransformersLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgearte.lm import decode
+
+    read: list[int] = []
+    forward = decode.read_prefixes
+
+    def counted(model: Any, prefixes: Sequence[Sequence[int]]) -> Any:
+        read.extend(map(len, prefixes))
+        return forward(model, prefixes)
+
+    pairs = [(Prompt(q, prefix=p), " music") for p in (EXAMPLE, OTHER) for q in QUESTIONS]
+    together = lm.loglikelihood(pairs)
+    monkeypatch.setattr(decode, "read_prefixes", counted)
+    monkeypatch.setattr(tree, "TOKENS", 8)
+    assert [s.logprob for s in lm.loglikelihood(pairs)] == pytest.approx([s.logprob for s in together], abs=1e-3)
+    assert len(read) == 2
