@@ -1,16 +1,16 @@
-"""What a build will take, foretold from headers and a short measurement of this machine: calls, tokens, time, memory, disk.
+"""What a build will take, said before it begins: whether memory and disk are enough, and calls, tokens and time of every stage.
 
-The physics: a forward pass is 2 floating-point operations per weight and token, a training step 6; decoding one token of a batch
-reads every weight once, so it is bound by the memory's bandwidth until the batch is large. The shares of the processor's rate
-that are really reached were read off builds of small models; they are rough, and a build prints what it really took.
+`workload.py` counts; the rate is that of a short measurement of this machine, and where a stage has run here on a model of the same
+size (`pace.py`), that of the stage. All times are those of a machine that does nothing else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
+from edgearte import pace
 from edgearte.check import check
 from edgearte.convert.beforehand import GB, PER_WEIGHT, lacking
 from edgearte.convert.presets import load_preset
@@ -19,46 +19,9 @@ from edgearte.files import disk_free
 from edgearte.lm import weights
 from edgearte.lm.calls import Price
 from edgearte.recipe import Endpoint, Recipe
-from edgearte.records import Question
+from edgearte.store import Store
 from edgearte.task import Task
-
-PREFILL, TRAIN = 0.35, 0.12  # shares of the rate of a large matrix product that models reach
-ROWS = 128  # decoded together
-BYTES = {"bfloat16": 2, "float32": 4}
-BY_TEACHER = ("draft: questions", "draft: rationales", "verify", "tailor", "ask the teacher")  # stages in which the teacher writes
-ARMS = 3  # students taught: seeds alone, unaligned teacher, ARTE
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Operations per second of a large matrix product, bytes per second of a large copy."""
-
-    flops: float
-    bandwidth: float
-
-
-@dataclass(frozen=True)
-class Work:
-    """One stage: model calls, tokens read and written, bytes held at once, seconds."""
-
-    stage: str
-    calls: int
-    tokens_in: int
-    tokens_out: int
-    memory: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Parameters of the models; 0 while a model is still on the hub. Where their checkpoints are known, the memory of training is
-    foretold from the models' shapes."""
-
-    teacher: int
-    student: int
-    teacher_folder: Path | None = None
-    student_folder: Path | None = None
-    assistant: int = 0
+from edgearte.workload import ARMS, BY_TEACHER, Machine, Sizes, Work, work
 
 
 def room(recipe: Recipe, task: Task, sizes: Sizes, runs: Path) -> None:
@@ -75,114 +38,63 @@ def disk_needed(recipe: Recipe, sizes: Sizes) -> float:
     return sizes.teacher * (4 + 2) + sizes.student * (4 + 2 * ARMS + 2 + 2 * artifacts)
 
 
-def work(recipe: Recipe, task: Task, sizes: Sizes, machine: Machine) -> list[Work]:
-    """Calls, tokens, memory and seconds of every stage, in order."""
-    from edgearte.train import trie
-    from edgearte.train.memory import Part, foretell
-
-    teacher, student = sizes.teacher, sizes.student
-    d, seed = recipe.draft, _tokens(task.seeds or task.evaluation)
-    head = len(task.header) / 4
-    rationale = min(recipe.draft.rationale_tokens, 120 if recipe.teacher.style == "chat" else 30)
-    answer = min(recipe.measure.max_tokens, rationale + 10)
-
-    def ask(stage: str, calls: float, read: float, write: float, size: int, dtype: str) -> Work:
-        n = round(calls)
-        step = max(size * BYTES[dtype] / machine.bandwidth, 2 * size * ROWS / (PREFILL * machine.flops))
-        seconds = n * read * 2 * size / (PREFILL * machine.flops) + n * write / ROWS * step
-        elsewhere = recipe.teacher.endpoint and stage in BY_TEACHER
-        memory = 0.0 if elsewhere else size * BYTES[dtype] + ROWS * (read + write) * 50_000
-        return Work(stage, n, round(n * read), round(n * write), memory, seconds)
-
-    def train(
-        stage: str, examples: int, tokens: float, size: int, folder: Path | None, rank: int, dtype: str, learned: float
-    ) -> Work:
-        seconds = examples * tokens * 6 * size / (TRAIN * machine.flops)
-        memory = size * (BYTES[dtype] if rank else 18) + 2 * GB
-        if folder and examples:
-            longest = round(2 * tokens)  # half of the texts are longer than the mean; few are twice as long
-            part = Part(max(trie.TOKENS, longest), round(max(trie.TOKENS, longest) * learned), longest)
-            memory = foretell(folder, part, dtype=dtype, lora_rank=rank)
-        return Work(stage, examples, round(examples * tokens), 0, memory, seconds)
-
-    asking = (recipe.teacher.dtype, teacher)
-    prompts = d.questions / d.per_prompt
-    tailoring = (1 if recipe.teacher.endpoint else 2) * recipe.tailor.questions  # by the aligned teacher too, if it can be
-    shots = sum(1 + n for n in (0, *recipe.measure.shots))
-    questions = min(recipe.prefer.questions, len(task.preference))
-    rationales = d.questions * len(d.strategies)
-    rounds = recipe.rounds
-    responses = len(task.preference) * sum(len(r.shots) for r in recipe.prefer.responders)
-    confirmed = recipe.verify.samples * (d.questions + tailoring)
-    pairs = recipe.align.question_pairs + min(recipe.align.rationale_pairs, d.questions)
-
-    def students(number: int, examples: int) -> list[Work]:
-        whole = head + seed + rationale
-        return [
-            ask("the teacher's states", number * examples if recipe.train.match else 0, whole, 0, asking[1], asking[0]),
-            train("train", number * examples * recipe.train.epochs, whole, student, sizes.student_folder, recipe.train.lora_rank,
-                  "float32", rationale / whole),
-        ]  # fmt: skip
-
-    device = [
-        ask("evaluate", (ARMS + 1) * len(task.evaluation) * (1 + len(recipe.measure.shots)),
-            (head + seed * shots / (1 + len(recipe.measure.shots))), answer, student, recipe.student.dtype),
-        ask("export and measure", len(recipe.export.presets) * (recipe.measure.questions or len(task.evaluation)),
-            head + seed, answer * 4, student, "bfloat16"),
-    ]  # fmt: skip
-    if (how := recipe.assist) and how.budget:
-        drafted = d.questions if "drafts" in how.pool else 0
-        pool = drafted + (len(task.pool) if "questions" in how.pool else 0)
-        bought = min(how.budget.calls or pool, pool)
-        doubted = pool if {"consistency", "student"} & set(how.signals) else 0
-        judged = (doubted if "student" in how.signals else 0) + (bought if "teacher" in how.signals else 0)
-        return [
-            ask("draft: questions", drafted / d.per_prompt, head + d.shots * (seed + 20), d.per_prompt * (seed + 20), asking[1], asking[0]),
-            ask("ask the teacher", 2 * bought, head + seed + 40, rationale, asking[1], asking[0]),
-            ask("the student's samples", doubted * how.samples, head + seed, answer, student, recipe.student.dtype),
-            ask("the assistant's trust", judged, head + 2 * seed + rationale, 1, sizes.assistant, how.dtype),
-            *students(ARMS, bought),
-            *device,
-        ]  # fmt: skip
-    return [
-        ask("preference set", responses, head + 2.5 * seed, answer, student, recipe.student.dtype),
-        ask("draft: questions", rounds * prompts, head + d.shots * (seed + 20), d.per_prompt * (seed + 20), asking[1], asking[0]),
-        ask("draft: rationales", rounds * rationales, head + seed + 40, rationale, asking[1], asking[0]),
-        ask("verify", rounds * confirmed, head + seed + 40, rationale, asking[1], asking[0]),
-        # The example is the shared prefix of all preference questions: it is read once a rationale.
-        ask("prefer", rounds * rationales * questions, seed + 20 + (head + seed + rationale) / questions, answer, student,
-            recipe.student.dtype),
-        train("align", rounds * pairs * recipe.align.epochs, 2 * (head + 2 * seed + rationale), teacher, sizes.teacher_folder,
-              recipe.align.lora_rank, recipe.teacher.dtype, 0.5),
-        ask("tailor", rounds * tailoring, head + 2 * seed + 40, seed + rationale, asking[1], asking[0]),
-        *students(ARMS, rounds * recipe.tailor.questions),
-        *device,
-    ]  # fmt: skip
-
-
-def _tokens(questions: Sequence[Question]) -> float:
-    """Mean tokens of a question with its target, at about four characters a token."""
-    return sum(len(q.input) + len(q.target) for q in questions) / len(questions) / 4
+def corrected(stages: Sequence[Work], seen: Sequence[pace.Pace]) -> list[Work]:
+    """The same, with the rate of what ran here before where that is known. What is in the store already is not taken off."""
+    found = []
+    for w in stages:
+        tokens, rate = w.tokens_in + w.tokens_out, pace.rate(seen, [w.stored], w.size, w.dtype) if w.stored and w.memory else None
+        found.append(replace(w, seconds=tokens / rate, seen=True) if rate else w)
+    return found
 
 
 def measure_machine() -> Machine:
-    """Half a second of matrix products and copies."""
+    """Half a second of matrix products and copies on one core, in seconds of its own time: other work on the machine does not count. All
+    cores multiply as many times as fast; of a copy, memory may give them no more than it gives one."""
     import time
 
     import torch
 
+    cores = torch.get_num_threads()
     matrix = torch.randn(1024, 1024).bfloat16()
     block = torch.zeros(64 << 20, dtype=torch.uint8)
 
     def best(action: object, times: int) -> float:
         seconds = []
         for _ in range(times):
-            start = time.perf_counter()
+            start = time.thread_time()
             action()  # type: ignore[operator]
-            seconds.append(time.perf_counter() - start)
+            seconds.append(time.thread_time() - start)
         return min(seconds)
 
-    return Machine(2 * 1024**3 / best(lambda: matrix @ matrix, 12), 2 * block.numel() / best(block.clone, 6))
+    torch.set_num_threads(1)  # another thread's time would not be seen
+    try:
+        product, copy = best(lambda: matrix @ matrix, 12), best(block.clone, 6)
+    finally:
+        torch.set_num_threads(cores)
+    return Machine(cores * 2 * 1024**3 / product, 2 * block.numel() / copy, cores)
+
+
+def predicted(recipe: Recipe, task: Task, runs: Path) -> tuple[Sizes, list[Work]]:
+    """The models' sizes and every stage, corrected by what the store in `runs` remembers; everything is checked first."""
+    check(recipe, task)
+    teacher = 0 if recipe.teacher.endpoint else weights.footprint(recipe.teacher.model)[0]
+    assistant = weights.footprint(recipe.assist.model)[0] if recipe.assist else 0
+    sizes = Sizes(teacher, weights.footprint(recipe.student.model)[0], assistant=assistant)
+    room(recipe, task, sizes, runs)
+    machine = measure_machine()
+    return sizes, corrected(work(recipe, task, sizes, machine), _seen(runs, machine))
+
+
+def _seen(runs: Path, machine: Machine) -> list[pace.Pace]:
+    import torch
+
+    if not (runs / "store" / "store.sqlite").is_file():
+        return []
+    store = Store(runs / "store")
+    try:
+        return pace.paces(store, 0 if torch.cuda.is_available() else machine.cores)
+    finally:
+        store.close()
 
 
 def print_forecast(recipe: Recipe, task: Task, runs: Path) -> None:
@@ -190,12 +102,7 @@ def print_forecast(recipe: Recipe, task: Task, runs: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    check(recipe, task)
-    teacher = 0 if recipe.teacher.endpoint else weights.footprint(recipe.teacher.model)[0]
-    assistant = weights.footprint(recipe.assist.model)[0] if recipe.assist else 0
-    sizes = Sizes(teacher, weights.footprint(recipe.student.model)[0], assistant=assistant)
-    room(recipe, task, sizes, runs)
-    stages = work(recipe, task, sizes, measure_machine())
+    sizes, stages = predicted(recipe, task, runs)
     table = Table("stage", "calls", "tokens read", "tokens written", "memory", "time", box=None, pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"
@@ -206,7 +113,7 @@ def print_forecast(recipe: Recipe, task: Task, runs: Path) -> None:
             f"{w.tokens_in:,}",
             f"{w.tokens_out:,}",
             f"{w.memory / GB:.1f} GB",
-            _time(w.seconds),
+            _time(w.seconds) + (" *" if w.seen else "  "),
         )
     console = Console()
     console.print(f"{recipe.name}: {len(task.seeds)} seeds, {len(task.evaluation)} evaluation questions")
@@ -215,9 +122,12 @@ def print_forecast(recipe: Recipe, task: Task, runs: Path) -> None:
         console.print(_bill(recipe.teacher.endpoint, stages))
     total = _time(sum(w.seconds for w in stages))
     console.print(
-        f"about {total} in all (within a factor of two), {max(w.memory for w in stages) / GB:.1f} GB of memory at most, "
-        f"{disk_needed(recipe, sizes) / GB:.1f} GB of disk of {disk_free(runs) / GB:.1f} GB free"
+        f"about {total} in all (within a factor of two) where the machine does nothing else, "
+        f"{max(w.memory for w in stages) / GB:.1f} GB of memory at most, {disk_needed(recipe, sizes) / GB:.1f} GB of disk "
+        f"of {disk_free(runs) / GB:.1f} GB free"
     )
+    if any(w.seen for w in stages):
+        console.print("* at the rate at which this stage ran here before")
     if told := cut_off(recipe):
         console.print(told)
 

@@ -1,4 +1,4 @@
-"""A second opinion on a drafted target: what the teacher itself would answer, asked anew with the user's seeds as examples.
+"""A second opinion on a drafted target: what the teacher itself would answer, asked once more with the user's seeds as examples.
 
 A weak teacher writes to a label better than it labels, so its drafts hold many that belong elsewhere; its likelihoods over the
 labels, given the draft, tell a good part of them. The paper verifies nothing.
@@ -17,8 +17,8 @@ from edgearte.records import Draft
 from edgearte.store import Store
 from edgearte.task import Task
 
-VERSION = 1
-ROWS = 32  # drafts of a chunk
+VERSION = 2
+ROWS = 128  # drafts of a chunk; the seeds are read once in each
 
 
 def shares(teacher: LM, task: Task, drafts: Sequence[Draft], store: Store, *, label: str) -> list[float]:
@@ -37,9 +37,14 @@ def shares(teacher: LM, task: Task, drafts: Sequence[Draft], store: Store, *, la
             (Prompt(prompts.label_question(t), prefix=prefix), prompts.label_answer(c)) for t in part for c in choices
         ]
         scores = [s.logprob for s in teacher.loglikelihood(pairs)]
-        tokens = len(choices) * len(prefix) // prompts.CHARACTERS
+        # All labels are read with one question (`lm/tree.py`).
+        beside = len(prefix) + sum(len(prompts.label_answer(c)) for c in choices)
         return [
-            {"scores": scores[k * len(choices) : (k + 1) * len(choices)], "tokens": tokens} for k in range(len(part))
+            {
+                "scores": scores[k * len(choices) : (k + 1) * len(choices)],
+                "tokens": (beside + len(prompts.label_question(text))) // prompts.CHARACTERS,
+            }
+            for k, text in enumerate(part)
         ]
 
     rows = store.rows("vote", VERSION, options, [d.input for d in drafts], compute, chunk=ROWS, label=label)

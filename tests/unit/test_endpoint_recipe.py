@@ -10,12 +10,12 @@ import pytest
 from edgearte import steps
 from edgearte.check import check
 from edgearte.errors import UserError
-from edgearte.forecast import BY_TEACHER, Machine, Sizes, work
 from edgearte.lm.endpoint import Address, Endpoint
 from edgearte.load import load_recipe, load_task
 from edgearte.recipe import Recipe
 from edgearte.setup import Setup, address
 from edgearte.store import Store
+from edgearte.workload import BY_TEACHER, Machine, Sizes, work
 from tests import tiny
 
 SECRET = "sk-Secret0123"
@@ -85,11 +85,12 @@ def test_a_key_instead_of_its_name(recipe: Callable[..., Recipe], monkeypatch: p
     assert "Secret0123" not in said
 
 
-def test_what_it_will_be_asked_is_foretold_without_memory(recipe: Callable[..., Recipe]) -> None:
+def test_what_it_will_be_asked_is_predicted_without_memory(recipe: Callable[..., Recipe]) -> None:
     found = recipe()
     stages = {w.stage: w for w in work(found, load_task(found), Sizes(0, 1_000_000), Machine(1e12, 1e10))}
     assert stages["draft: rationales"].calls == 16
-    assert stages["tailor"].calls == 8  # by one teacher: there is no aligned one
+    assert stages["tailor: rationales"].calls == 8  # by one teacher: there is no aligned one
+    assert stages["align"].calls == stages["judge: texts"].calls == 0
     assert all(stages[name].memory == stages[name].seconds == 0 for name in BY_TEACHER if name in stages)
     assert "ask the teacher" not in stages, "there is no budget to spend"
     assert stages["prefer"].memory > 0

@@ -160,18 +160,17 @@ def test_a_model_that_slots_cannot_hold_tells_the_same(lm: TransformersLM, monke
 
 
 def test_a_prefix_that_goes_on_into_the_next_batch_is_read_once(lm: TransformersLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgearte.lm import decode
+    from edgearte.lm.slots import read_prefixes
 
     read: list[int] = []
-    forward = decode.read_prefixes
 
     def counted(model: Any, prefixes: Sequence[Sequence[int]]) -> Any:
         read.extend(map(len, prefixes))
-        return forward(model, prefixes)
+        return read_prefixes(model, prefixes)
 
     pairs = [(Prompt(q, prefix=p), " music") for p in (EXAMPLE, OTHER) for q in QUESTIONS]
     together = lm.loglikelihood(pairs)
-    monkeypatch.setattr(decode, "read_prefixes", counted)
+    monkeypatch.setattr("edgearte.lm.decode.read_prefixes", counted)
     monkeypatch.setattr(tree, "TOKENS", 8)
     assert [s.logprob for s in lm.loglikelihood(pairs)] == pytest.approx([s.logprob for s in together], abs=1e-3)
     assert len(read) == 2
