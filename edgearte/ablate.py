@@ -13,7 +13,7 @@ from edgearte import __version__
 from edgearte.arms import ABOUT, ASSISTANT, GUIDED, SEVERAL, TRANSFERRED, Arm, Made, make, ordered, teach
 from edgearte.errors import UserError
 from edgearte.evaluate import Answer
-from edgearte.loop import ARTE, ASSISTED, SEEDS, UNALIGNED, UNTAUGHT
+from edgearte.lesson import ARTE, ASSISTED, SEEDS, UNALIGNED, UNTAUGHT
 from edgearte.recipe import Recipe
 from edgearte.records import Example
 from edgearte.report import ablation as report
@@ -68,9 +68,11 @@ def _run(
     recipe_path: Path, overrides: list[str], runs: Path, wanted: Sequence[str], seeds: int, kind: str,
     teacher: Path | None = None, calls: Sequence[int] = (),
 ) -> tuple[Ablation, Path]:  # fmt: skip
+    from edgearte import steps
     from edgearte.report.ablation import write
 
     with opened(recipe_path, overrides, runs, f"-{kind}") as (setup, run):
+        setup = steps.prepared(setup)
         recipe = setup.recipe
         arms = [arm for arm in _arms(recipe, wanted, calls) if arm.method != SEEDS or setup.task.seeds]
         if kind == "tailor":
@@ -106,7 +108,6 @@ def _arms(recipe: Recipe, wanted: Sequence[str], calls: Sequence[int]) -> list[A
 def _trials(setup: Setup, arms: Sequence[Arm], teacher: Path | None) -> dict[str, Trial]:
     """Every arm under one seed: all sets are made first, so that they can be cut to equal size, budget by budget."""
     from edgearte import steps
-    from edgearte.arte.tailor import seeds_alone
 
     ledger = setup.store.ledger
     made: dict[str, Made] = {}
@@ -124,7 +125,7 @@ def _trials(setup: Setup, arms: Sequence[Arm], teacher: Path | None) -> dict[str
         raise UserError("no arm wrote an example that could be trained on")
     sizes.setdefault(0, max(sizes.values()))
     if setup.task.seeds:
-        made[SEEDS] = Made(seeds_alone(setup.task, sizes[0]), setup.teacher.folder)
+        made[SEEDS] = Made(steps.seeds_alone(setup, sizes[0]), setup.teacher.folder)
     trials = {}
     for arm in arms:
         start = len(ledger)
@@ -132,6 +133,7 @@ def _trials(setup: Setup, arms: Sequence[Arm], teacher: Path | None) -> dict[str
         if arm.method != UNTAUGHT:
             examples, note = made[arm.name].examples[: sizes.get(arm.calls, 0)], made[arm.name].note
             if examples:
+                examples = steps.with_seeds(setup, examples)
                 folder = teach(setup, arm, made[arm.name], examples)
             elif not made[arm.name].spent:
                 reason = note or "it wrote no example that could be trained on"

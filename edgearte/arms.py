@@ -11,12 +11,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from edgearte import assisted, guidance, loop, steps
+from edgearte import assisted, guidance, lesson, steps
 from edgearte.arte import tailor
 from edgearte.arte.prefer import rationale_scores
 from edgearte.arte.preference_set import PreferenceSet
 from edgearte.assist.steps import weighed
-from edgearte.loop import ARTE, ASSISTED, NO_SIGNAL, SEEDS, UNALIGNED, UNTAUGHT
+from edgearte.lesson import ARTE, ASSISTED, NO_SIGNAL, ON_POLICY, SEEDS, UNALIGNED, UNTAUGHT
 from edgearte.recipe import Again, Assist, Budget
 from edgearte.records import Draft, Example, Rationale
 from edgearte.setup import Setup
@@ -25,7 +25,7 @@ from edgearte.train import distill
 
 RANDOM, BEST, CONSISTENT = "random strategy", "best-scored rationale", "one consistent strategy"
 RATIONALES, QUESTIONS = "rationale pairs only", "question pairs only"
-GRAPE, INFLUENCE, ON_POLICY = "GRAPE selection", "influence instead of ICL", "on-policy"
+GRAPE, INFLUENCE = "GRAPE selection", "influence instead of ICL"
 TRANSFERRED, GUIDED = "transferred teacher", "ARTE with an assistant"
 KINDS = {RATIONALES: ("rationale",), QUESTIONS: ("question",)}  # of pairs, where an arm has not both
 
@@ -189,7 +189,7 @@ def _aligned(
     guided: bool = False,
 ) -> Made:  # fmt: skip
     """What a teacher writes that was aligned with these kinds of pairs."""
-    once = loop.once(
+    once = lesson.once(
         setup, asked, setup.teacher.folder, setup.student.folder, kinds=kinds, scorer=scorer, guided=guided
     )
     note = f"the teacher was not aligned: {once.skipped}" if once.skipped else ""

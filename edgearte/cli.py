@@ -32,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     init.add_argument(
         "--from", dest="source", default="quickstart", metavar="RECIPE", help="a packaged recipe (default: quickstart)"
     )
+    init.add_argument("--data", type=Path, metavar="PATH", help="the public data set that the recipe is about, where it needs one of yours")
 
     ls = command("ls", "list recipes, export presets, devices and benchmark suites")
     ls.add_argument("what", nargs="?", choices=["recipes", "export", "devices", "benchmarks"], help="only these")
@@ -169,14 +170,20 @@ def _missing_extra(error: Exception) -> str:
 
 def _recipe_path(name: str) -> Path:
     from edgearte import catalogue
+    from edgearte.prepare import DATA
 
+    if name in DATA:
+        raise UserError(f"the recipe {name} needs data of yours: edgearte init my-{name} --from {name} --data {DATA[name].wanted}")
     return catalogue.find("recipes", name)
 
 
 def _init(args: argparse.Namespace) -> None:
     import shutil
 
-    source = _recipe_path(args.source).parent
+    from edgearte import catalogue
+    from edgearte.prepare import prepare
+
+    source = catalogue.find("recipes", args.source).parent
     target = Path(args.name)
     if target.exists():
         raise UserError(f"{target}: exists already; name another folder")
@@ -187,10 +194,12 @@ def _init(args: argparse.Namespace) -> None:
         recipe = partial / "recipe.yaml"
         lines = recipe.read_text("utf-8").splitlines(keepends=True)
         recipe.write_text("".join(f"name: {target.name}\n" if x.startswith("name:") else x for x in lines), "utf-8")
+        prepare(args.source, args.data, partial)
         partial.rename(target)
     except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
         raise UserError(f"{target}: could not be written: {error.strerror}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)  # nothing is left half-written
     recipe = target / "recipe.yaml"
     print(f"{recipe} and its data are yours to change.\nedgearte validate {recipe}\nedgearte build {recipe}")
 

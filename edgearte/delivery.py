@@ -105,6 +105,15 @@ def used(
     return Delivery(student, tuple(told), evaluated, developed, measurements, verdicts)
 
 
+def as_files(setup: Setup, student: Checkpoint, presets: Sequence[str]) -> dict[str, list[Answer]]:
+    """What a student that is not delivered answers to the evaluation questions as these presets make a file of it, so that files are
+    compared with files; a file that fails its gates is left out."""
+    model = steps.student(setup, student.folder)
+    found = exported(setup, model, student.evaluated, student.examples, presets)
+    asked = setup.task.evaluation[: setup.recipe.measure.questions or None]
+    return {a.preset: answers(setup, model, a, asked) for a in found if not a.failed}
+
+
 def _verdict(
     to: Destination, artifacts: Sequence[Artifact], student: Checkpoint, developed: Mapping[str, Sequence[Answer]],
     measurements: Mapping[str, Measurement],

@@ -16,10 +16,12 @@ from edgearte.answers import AnswerFormat
 from edgearte.errors import Problem, UserError
 from edgearte.recipe import Recipe
 from edgearte.records import Question
+from edgearte.store import digest
 from edgearte.task import Task, load_questions
 
 Place = tuple[str | int, ...]
 ROLES = ("seeds", "preference", "development", "evaluation", "pool")  # of files of questions
+ENOUGH = 150  # evaluation questions from which a third may be spared for development
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -107,17 +109,35 @@ def load_task(recipe: Recipe) -> Task:
             ]  # fmt: skip
     if problems:
         raise UserError(problems)
+    development, evaluation = read.get("development", ()), read["evaluation"]
+    notes: tuple[str, ...] = ()
+    if section.development is None and len(evaluation) >= ENOUGH:
+        development, evaluation = split_off(evaluation)
+        notes = (
+            f"The recipe names no development questions: {len(development)} of the {len(read['evaluation'])} evaluation questions were "
+            "split off to decide what is delivered, and are not measured on.",
+        )
     return Task(
         name=section.name or recipe.name,
         description=section.description.strip(),
         answer=fmt,
         seeds=read.get("seeds", ()),
         preference=read.get("preference", read.get("seeds", ())),
-        evaluation=read["evaluation"],
+        evaluation=evaluation,
         pool=read.get("pool", ()),
-        development=read.get("development", ()),
+        development=development,
         meanings=dict(choices) if isinstance(choices, dict) else {},
+        notes=notes,
     )
+
+
+def split_off(questions: Sequence[Question]) -> tuple[tuple[Question, ...], tuple[Question, ...]]:
+    """A third of the questions for development, and the rest, both in their order. Which ones follows from a question's text, not from its
+    place in the file; a text that stands there twice stays on one side."""
+    by_digest = sorted(digest(q.input) for q in questions)
+    chosen = set(by_digest[: len(questions) // 3])
+    apart = tuple(q for q in questions if digest(q.input) in chosen)
+    return apart, tuple(q for q in questions if digest(q.input) not in chosen)
 
 
 def _validated(data: Any, path: Path, lines: dict[Place, str], problems: list[Problem]) -> Recipe | None:

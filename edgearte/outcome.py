@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
 from edgearte import __version__
 from edgearte.answers import accuracy
+from edgearte.arte.judge import ALIGNED as BETTER_NOW
+from edgearte.arte.judge import UNALIGNED as BETTER_BEFORE
 from edgearte.arte.prefer import Preferred, degenerate, question_scores
 from edgearte.arte.preference_set import PreferenceSet
+from edgearte.arte.reliability import advice, split_half
 from edgearte.assisted import WARM_UP
 from edgearte.closing import ROUND
 from edgearte.convert.card import Card, Figure, Origin
 from edgearte.decide import compare
 from edgearte.destination import destinations
 from edgearte.evaluate import Answer
+from edgearte.lesson import ARTE, ON_POLICY, SEEDS, UNTAUGHT, Round
 from edgearte.lm.calls import Calls, Price
 from edgearte.lm.weights import Weights
-from edgearte.loop import SEEDS, UNTAUGHT, Found, Round
+from edgearte.loop import Found
 from edgearte.measure.machine import describe
 from edgearte.records import Artifact, Draft, Preference
 from edgearte.report import result as r
@@ -61,9 +65,11 @@ def result(found: Found, ledger: Sequence[Entry], bundle: Path) -> r.Result:
             arm: r.Tailored(len(lesson.sets[arm]), dict(t.dropped), _samples(t.drafts[:SAMPLES], ()))
             for arm, t in lesson.tailored.items()
         },
-        training={arm: training(folder, f"train: {arm}", ledger) for arm, folder in found.taught.items()},
+        training={arm: training(folder, _label(arm), ledger) for arm, folder in found.taught.items()},
         accuracy=_accuracies(found),
         comparisons=_comparisons(found),
+        hits=_hits(found),
+        arm=r.ArmChoice(found.chosen.name, found.chosen.reason, dict(found.chosen.right), found.chosen.questions),
         answers=_answers(task, found),
         artifacts=tuple(_artifact(found, a) for a in delivered.artifacts),
         decision=r.Decision(found.choice.preset, found.choice.reason, found.choice.story),
@@ -159,7 +165,7 @@ def lineage(found: Found) -> tuple[r.LineageStep, ...]:
                 r.LineageStep(f"aligned teacher{again}", once.aligned.name[:16], (author, f"pairs{again}"))
             )
             author = f"aligned teacher{again}"
-    lesson, best = found.lesson, found.lesson.best
+    lesson, best = found.lesson, found.chosen.name
     if lesson.assisted:
         steps.append(r.LineageStep("pool", digest(setup.task.pool)[:16]))
         bought = digest(lesson.assisted.judged)[:16]
@@ -202,7 +208,7 @@ def card(found: Found, whole: r.Result) -> Card:
 
 
 def _notes(found: Found) -> tuple[str, ...]:
-    notes = []
+    notes = list(found.setup.task.notes)
     if found.setup.teacher.identity == found.setup.student.identity:
         notes.append(
             "Teacher and student are the same model: it teaches itself. This demonstrates the loop; what a bigger teacher "
@@ -212,14 +218,34 @@ def _notes(found: Found) -> tuple[str, ...]:
         if once.skipped:
             where = f" in round {number}" if len(found.lesson.rounds) > 1 else ""
             notes.append(f"The teacher was not aligned{where}: {once.skipped}. What it wrote then is no other teacher's.")
-    size, wanted = len(found.lesson.sets[found.lesson.best]), found.setup.recipe.tailor.questions * len(found.lesson.rounds)
-    if size < wanted:
-        notes.append(
-            f"Every arm was taught with {size} examples, not the {wanted} asked for: "
-            "one of the teachers wrote no more that could be used."
-        )
+    notes += _short(found) + _judged(found)
+    if found.chosen.name not in (found.lesson.method, ON_POLICY) and not found.chosen.name.startswith(ARTE):
+        notes.append(f"{found.lesson.method} is not what is delivered: {found.chosen.reason}.")
     notes += [f"{a.preset} is not in the bundle: {a.failed}" for a in found.turn.delivered.artifacts if a.failed]
     return tuple(notes)
+
+
+def _judged(found: Found) -> list[str]:
+    """What is to be said of alignments that brought nothing, harmed, or could not be judged."""
+    said = []
+    for number, once in enumerate(found.lesson.rounds, 1):
+        where = f" of round {number}" if len(found.lesson.rounds) > 1 else ""
+        if once.judged and once.judged.better != BETTER_NOW:
+            on = " The build went on with the teacher as it was." if once.judged.better == BETTER_BEFORE else ""
+            said.append(f"The alignment{where}: {once.judged.sentence}.{on}")
+        elif not once.judged and not once.skipped and found.setup.recipe.align.judge:
+            said.append(f"The alignment{where} was not judged: all questions that could judge it made its pairs (task.development).")
+    return said
+
+
+def _short(found: Found) -> list[str]:
+    """Which arms got less to learn than the recipe asks for."""
+    wanted = found.setup.recipe.tailor.questions * len(found.lesson.rounds)
+    few = {arm: len(t.examples) for arm, t in found.lesson.tailored.items() if len(t.examples) < wanted}
+    if not few:
+        return []
+    said = ", ".join(f"{arm} {n}" for arm, n in few.items())
+    return [f"Not every arm has the {wanted} examples asked for, since its teacher wrote no more that could be used: {said}."]
 
 
 def _models(setup: Setup) -> dict[str, Weights]:
@@ -297,25 +323,42 @@ def preferences(scorer: str, asked: PreferenceSet, preferred: Preferred) -> r.Pr
         ended=preferred.said,
         degenerate=bool(degenerate(found)),
         reason=degenerate(found),
+        advice=_advice(scorer, asked, found),
     )
+
+
+def _advice(scorer: str, asked: PreferenceSet, found: Sequence[Preference]) -> str:
+    """Whether the scores tell drafts apart beyond their own noise; nothing of scorers that are no means over questions."""
+    told = split_half(found)
+    if scorer == "probability":
+        return advice(len(asked.questions), probability=told)
+    return advice(len(asked.questions), hits=told) if scorer.startswith("icl") and told is not None else ""
 
 
 def _alignment(once: Round) -> r.Alignment:
     kinds = [p.kind for p in once.pairs]
-    points = () if once.skipped else read_log(once.aligned).curve
+    log = None if once.skipped else read_log(once.aligned)
     shown = [p for kind in ("question", "rationale") for p in [p for p in once.pairs if p.kind == kind][: SAMPLES // 2]]
     return r.Alignment(
         skipped=once.skipped,
         teacher=str(once.aligned),
         question_pairs=kinds.count("question"),
         rationale_pairs=kinds.count("rationale"),
-        curve=tuple(
-            r.AlignmentStep(int(p["step"]), p["loss"], p.get("margin", 0.0), p.get("accuracy", 0.0)) for p in points
-        ),
+        curve=_points(log.curve) if log else (),
         samples=tuple(
             r.PairSample(p.kind, p.prompt, p.chosen, p.rejected, p.chosen_score, p.rejected_score) for p in shown
         ),
+        certain=sum(p.certain for p in once.pairs),
+        held_out=sum(p.held_out for p in once.pairs),
+        looks=_points(log.held_out) if log else (),
+        best_step=log.best_step if log else None,
+        judged=once.judged,
+        moved=once.moved,
     )
+
+
+def _points(curve: Sequence[Mapping[str, float]]) -> tuple[r.AlignmentStep, ...]:
+    return tuple(r.AlignmentStep(int(p["step"]), p["loss"], p.get("margin", 0.0), p.get("accuracy", 0.0)) for p in curve)
 
 
 def _assistance(found: Found) -> r.Assistance | None:
@@ -339,6 +382,11 @@ def _assistance(found: Found) -> r.Assistance | None:
     )  # fmt: skip
 
 
+def _label(arm: str) -> str:
+    """What the ledger calls an arm's training."""
+    return f"on-policy: {arm}" if arm == ON_POLICY else f"train: {arm}"
+
+
 def training(folder: Path, label: str, ledger: Sequence[Entry]) -> r.Training:
     """A student's training, from the log that its folder holds."""
     log = read_log(folder)
@@ -356,18 +404,38 @@ def _accuracies(found: Found) -> tuple[r.AccuracyRow, ...]:
         r.AccuracyRow(found.turn.arm, preset, 0, accuracy(a.grade for a in answers))
         for preset, answers in found.turn.delivered.evaluated.items()
     ]
+    rows += [
+        r.AccuracyRow(arm, preset, 0, accuracy(a.grade for a in answers))
+        for arm, files in found.others.items() for preset, answers in files.items()
+    ]  # fmt: skip
     return tuple(rows)
+
+
+def _hits(found: Found) -> dict[str, dict[str, str]]:
+    """Which evaluation questions each student answers rightly, as checkpoint and as a file: a text of 0 and 1, in their order."""
+    told: dict[str, dict[str, str]] = {}
+    for (arm, shots), answers in found.answers.items():
+        if not shots:
+            told.setdefault(arm, {})["checkpoint"] = _marks(answers)
+    for arm, files in ((found.turn.arm, found.turn.delivered.evaluated), *found.others.items()):
+        told.setdefault(arm, {}).update({preset: _marks(answers) for preset, answers in files.items()})
+    return told
+
+
+def _marks(answers: Sequence[Answer]) -> str:
+    return "".join(str(int(a.grade.correct)) for a in answers)
 
 
 def _comparisons(found: Found) -> tuple[r.Comparison, ...]:
     rows = []
-    best, plain = found.lesson.best, found.lesson.plain
+    best, method, plain = found.chosen.name, found.lesson.method, found.lesson.plain
     for shots in dict.fromkeys(n for _, n in found.answers):
         asked = f", {shots}-shot" if shots else ""
-        arms = [(best, UNTAUGHT), (best, SEEDS), (best, plain), (plain, SEEDS)]
-        for a, b in [pair for pair in arms if (pair[1], shots) in found.answers]:  # without seeds there is no such arm
-            compared = compare(found.answers[a, shots], found.answers[b, shots])
-            rows.append(r.Comparison(a + asked, b + asked, **vars(compared)))
+        arms = dict.fromkeys([(best, UNTAUGHT), (best, SEEDS), (best, plain), (method, plain), (plain, SEEDS)])
+        for a, b in arms:
+            if a != b and (a, shots) in found.answers and (b, shots) in found.answers:  # without seeds there is no such arm
+                compared = compare(found.answers[a, shots], found.answers[b, shots])
+                rows.append(r.Comparison(a + asked, b + asked, **vars(compared)))
     embedded = found.turn.arm
     if embedded != best:
         rows.append(r.Comparison(embedded, best, **vars(compare(found.answers[embedded, 0], found.answers[best, 0]))))
@@ -375,6 +443,9 @@ def _comparisons(found: Found) -> tuple[r.Comparison, ...]:
         for arm in (embedded, UNTAUGHT):
             against = found.answers[arm, 0][: len(answers)]
             rows.append(r.Comparison(f"{embedded} {preset}", f"{arm} checkpoint", **vars(compare(answers, against))))
+        for arm, files in found.others.items():
+            if preset in files and arm in (UNTAUGHT, SEEDS, plain):
+                rows.append(r.Comparison(f"{embedded} {preset}", f"{arm} {preset}", **vars(compare(answers, files[preset]))))
     return tuple(rows)
 
 

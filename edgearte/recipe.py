@@ -139,8 +139,8 @@ class Draft(Section):
 class Sieve(Section):
     """Which drafts are fit to teach. How many fall to each sieve is in the report, with samples."""
 
-    plausible: Annotated[float, Field(ge=0)] = 3.0  # standard deviations that a draft may be less likely to the teacher than its seeds; 0: off
-    length: Annotated[float, Field(ge=0)] = 3.0  # times that a draft may be longer than the longest seed or shorter than the shortest; 0: off
+    plausible: Annotated[float, Field(ge=0)] = 3.0  # standard deviations that a draft may be less likely than the seeds; 0: off
+    length: Annotated[float, Field(ge=0)] = 3.0  # times longer than the longest seed, or shorter than the shortest; 0: off
     known: Share = 0.0  # a draft whose answer a student taught on the seeds gives with at least this probability is left out; 0: off
 
 
@@ -220,7 +220,7 @@ class Select(Section):
 class Train(Section):
     """SFT of the student through TRL (paper 5)."""
 
-    seeds: bool = True  # the user's own seeds are part of every set
+    seeds: Count = 1  # times that each of the user's own seeds is in every set
     # What a completion is: a rationale that ends in the answer, the answer alone, or half of each. auto: what teaches better on the
     # development questions, found with the seeds; rationale where there are none.
     teach: Literal["auto", "rationale", "answer", "both"] = "auto"
@@ -355,6 +355,7 @@ class Measure(Section):
     threads: Count = 0  # 0: as many as the device has cores
     questions: Count = 0  # evaluation questions each artifact answers; 0: all
     shots: tuple[Positive, ...] = ()  # checkpoints are asked without examples, and again with so many seeds shown
+    others: tuple[str, ...] = ()  # presets by which the students that are not delivered are asked as well, to compare files with files
     max_tokens: Positive = 300  # room for an answer, for checkpoints and artifacts alike; as much as draft.rationale_tokens, or more
 
 

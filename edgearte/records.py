@@ -85,6 +85,40 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Judged:
+    """The student's mean score with the texts of either teacher as its one example, on so many questions; the difference with its
+    95 % interval; which teacher is `better` (`aligned`, `unaligned`, or `no difference` where the interval holds 0); and all that in a
+    sentence."""
+
+    aligned_mean: float
+    unaligned_mean: float
+    difference: float
+    low: float
+    high: float
+    n_aligned: int
+    n_unaligned: int
+    questions: int
+    better: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Moved:
+    """How far a teacher is from where it began. `divergence`: the Kullback-Leibler divergence a token, in nats, estimated over so many
+    `tokens` that it wrote. Beside it, now and before: the mean length of its questions in words, how unlike they are to each other (0
+    to 1, mean over all two of them), and the share of different ones among their pairs of words (distinct-2)."""
+
+    divergence: float
+    tokens: int
+    words: float
+    words_before: float
+    diversity: float
+    diversity_before: float
+    distinct: float
+    distinct_before: float
+
+
+@dataclass(frozen=True)
 class Example:
     """One example the student is trained on: a question and the completion wanted of it. Its loss counts `weight` times that of an
     example of weight 1."""

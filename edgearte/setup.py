@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import yaml
 
@@ -16,6 +16,7 @@ from edgearte.errors import UserError
 from edgearte.files import write_text
 from edgearte.load import load_recipe, load_task
 from edgearte.recipe import Recipe, Teacher
+from edgearte.records import Question
 from edgearte.store import Store
 from edgearte.task import Task
 
@@ -36,7 +37,7 @@ class Setup:
     store: Store
     assistant: Weights | None = None
     others: tuple[Weights, ...] = ()  # teachers beside `teacher`
-    failed: tuple[str, ...] = ()  # seeds that the deployed student failed at, which this round is about
+    failed: tuple[Question, ...] = ()  # what the student gets wrong, which this round is about
 
     def asked(self, text: str, shown: Sequence[tuple[str, str]] = ()) -> Asked:
         """What the student is asked for a question, in training, in evaluation and on the device (`prompts.asked`)."""
@@ -53,15 +54,20 @@ class Setup:
             raise RuntimeError("this recipe has one teacher")
         return several.teachers[number - 1], self.others[number - 1]
 
-    def towards(self, failed: Sequence[str]) -> Setup:
-        """The same for a round that is about these seeds."""
+    def teaching(self, how: Literal["rationale", "answer", "both"]) -> Setup:
+        """The same with the form of a completion decided."""
+        train = self.recipe.train.model_copy(update={"teach": how})
+        return replace(self, recipe=self.recipe.model_copy(update={"train": train}))
+
+    def towards(self, failed: Sequence[Question]) -> Setup:
+        """The same for a round that is about these questions."""
         return replace(self, failed=tuple(failed))
 
     @property
     def drawn(self) -> Task:
         """The task with the seeds that questions are drafted from: those of `failed`, and with them the seeds of every other target, since
         a round about one target alone would teach to say it always; all, where that leaves too few to be shown."""
-        kept = [q for q in self.task.seeds if q.id in self.failed]
+        kept = list(self.failed)
         if self.task.answer.choices:
             covered = {q.target for q in kept}
             kept += [q for q in self.task.seeds if q.target not in covered]

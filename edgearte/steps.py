@@ -10,16 +10,20 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgearte import evaluate
+from edgearte.answers import matches
 from edgearte.arte import (
     align,
     checker,
     consistency,
     draft,
     influence,
+    judge,
     naturalness,
     prefer,
     preference_set,
+    probability,
     prompts,
+    select,
     tailor,
     vote,
 )
@@ -40,6 +44,8 @@ from edgearte.store import seed_of
 from edgearte.task import Task
 from edgearte.train import distill, dpo, match, sft
 
+SEEDS = "seeds alone"  # the arm's name
+JUDGING = 64  # questions that an alignment is judged by, at most
 TIMED = 8  # evaluation questions that a suite of the task's own prompts reads
 CHECKER_TIMEOUT = 600.0  # seconds a user's program may take for one round of drafts
 
@@ -149,7 +155,7 @@ def preference_questions(setup: Setup) -> PreferenceSet:
 
 
 def by_asking(setup: Setup) -> str:
-    """The scorer for a student that is deployed: the recipe's, or where that looks into a checkpoint, the paper's."""
+    """The scorer for a student that is deployed: the recipe's, or where that reads a checkpoint, the paper's."""
     return setup.recipe.prefer.scorer if setup.recipe.prefer.scorer.startswith("icl") else "icl"
 
 
@@ -160,6 +166,8 @@ def preferences(
     deployed."""
     p, task, store = setup.recipe.prefer, setup.task, setup.store
     match scorer or p.scorer:
+        case "probability":
+            return probability.score(reader, task, drafts, asked.questions, store)
         case "naturalness":
             scores = naturalness.score(reader, task, drafts, setup.form, store)
         case "influence":
@@ -187,37 +195,140 @@ def pairs(
     kinds: Sequence[str] = ("question", "rationale"),
 ) -> tuple[Pair, ...]:  # fmt: skip
     """Preference pairs for the teacher."""
-    a, ask, task = setup.recipe.align, settings(setup.recipe, setup.task), setup.task
+    a, ask, task = setup.recipe.align, settings(setup.recipe, setup.drawn), setup.drawn
     found: list[Pair] = []
     if "question" in kinds:
         extremes = a.questions_from == "extremes"
-        found += align.question_pairs(author, task, ask, drafts, preferred, a.question_pairs, extremes=extremes)
+        found += align.question_pairs(author, task, ask, drafts, preferred, a.question_pairs, extremes=extremes, held_out=a.held_out)
     if "rationale" in kinds:
         strategies = setup.recipe.draft.strategies if a.rationale_prompt == "strategy" else None
-        found += align.rationale_pairs(author, task, ask, drafts, preferred, a.rationale_pairs, strategies=strategies)
+        found += align.rationale_pairs(
+            author, task, ask, drafts, preferred, a.rationale_pairs, strategies=strategies, held_out=a.held_out
+        )
     return tuple(found)
 
 
 def aligned(setup: Setup, folder: Path, found: Sequence[Pair], label: str = "align the teacher") -> Path:
-    """The teacher in `folder`, after DPO on these pairs."""
+    """The teacher in `folder`, after DPO on these pairs; as it was where the held-out ones gained nothing (`best_step` of its log)."""
     a = setup.recipe.align
     how = dpo.Settings(
-        beta=a.beta, learning_rate=a.learning_rate, epochs=a.epochs, batch=a.batch, micro_batch=a.micro_batch,
-        lora_rank=a.lora_rank, dtype=setup.recipe.teacher.dtype, seed=seed_of(setup.recipe.seed, "align"),
+        beta=a.beta, learning_rate=a.learning_rate, min_steps=a.min_steps, max_steps=a.max_steps, patience=a.patience, batch=a.batch,
+        micro_batch=a.micro_batch, lora_rank=a.lora_rank, sft=a.sft, length_normalised=a.length_normalised,
+        label_smoothing=a.label_smoothing, dtype=setup.recipe.teacher.dtype, seed=seed_of(setup.recipe.seed, "align"),
     )  # fmt: skip
     return dpo.align(folder, weights.identity(folder, setup.store), found, how, setup.store, label=label)
 
 
-def tailored(setup: Setup, folder: Path, arm: str, purpose: str = "tailor") -> tailor.Tailored:
-    """The training set that the teacher in `folder` writes."""
+def tailored(setup: Setup, folder: Path, arm: str, purpose: str = "tailor", count: int = 0) -> tailor.Tailored:
+    """The training set that the teacher in `folder` writes: `count` examples, or as many as the recipe says."""
     author, t = teacher(setup, folder), setup.recipe.tailor
     ask = replace(
         settings(setup.recipe, setup.drawn), temperature=t.temperature, rationale_temperature=t.rationale_temperature
     )
-    found = tailor.tailor(author, setup.task, ask, t.questions, setup.store, purpose=purpose, arm=arm,
-                          checks=checks(setup, author, f"tailor, {arm}"), drawn=setup.drawn)  # fmt: skip
+    found = tailor.tailor(author, setup.task, ask, count or t.questions, setup.store, purpose=purpose, arm=arm,
+                          checks=checks(setup, author, f"tailor, {arm}"), drawn=setup.drawn, teach=setup.recipe.train.teach)  # fmt: skip
     author.release()
     return found
+
+
+def judged(
+    setup: Setup, folder: Path, asked: PreferenceSet, skipped: str, plain: tailor.Tailored, ours: tailor.Tailored
+) -> judge.Judged | None:
+    """What the student in `folder` makes of both teachers' training sets, by questions that made no pair; None where nothing was aligned
+    (`skipped`), or there is nothing to judge by."""
+    count, task = setup.recipe.align.judge, setup.task
+    questions = judge.judging_questions(task, asked.questions, JUDGING)
+    one, other = ours.drafts[:count], plain.drafts[:count]
+    if skipped or not questions or not one or not other:
+        return None
+    reader = student(setup, folder)
+    found = judge.judge(
+        one, other, lambda drafts: probability.score(reader, task, drafts, questions, setup.store).preferences, questions
+    )
+    reader.release()
+    return found
+
+
+def moved(setup: Setup, aligned: Path, plain: tailor.Tailored, ours: tailor.Tailored) -> judge.Moved:
+    """How far the aligned teacher is from the one it was, over what it wrote for the training set."""
+    count, found = setup.recipe.align.judge, setup.teacher
+    before = TransformersLM(found.folder, found.identity, dtype=setup.recipe.teacher.dtype)
+    after = TransformersLM(aligned, weights.identity(aligned, setup.store), dtype=setup.recipe.teacher.dtype)
+    one, other = ours.drafts[:count], plain.drafts[:count]
+    texts = align.as_written(before, setup.drawn, settings(setup.recipe, setup.drawn), one)
+    told = judge.moved(before, after, texts, one, other, setup.store)
+    before.release()
+    after.release()
+    return told
+
+
+def prepared(setup: Setup) -> Setup:
+    """The setup with what all arms have in common: the teacher's rationales for seeds that have none, and the form of a completion."""
+    how = setup.recipe.train.teach
+    if not setup.task.seeds:
+        return setup.teaching("rationale" if how == "auto" else how)
+    setup = setup if how == "answer" else seeds_explained(setup)
+    if how != "auto":
+        return setup.teaching(how)
+    if not setup.task.development or not any(q.rationale for q in setup.task.seeds):
+        return setup.teaching("rationale")
+    tried = {form: setup.teaching(form) for form in ("rationale", "answer")}
+    right = {form: _right(developed(one, taught(one, seeds_alone(one, _size(one)), f"{SEEDS}, {form}"), f"{SEEDS}, {form}"))
+             for form, one in tried.items()}  # fmt: skip
+    return tried[max(right, key=lambda form: right[form])]  # of equals the first
+
+
+def _size(setup: Setup) -> int:
+    """About as many examples as an arm will have."""
+    return setup.recipe.tailor.questions * setup.recipe.rounds + setup.recipe.train.seeds * len(setup.task.seeds)
+
+
+def _right(answers: Sequence[Answer]) -> int:
+    return sum(a.grade.correct for a in answers)
+
+
+def seeds_explained(setup: Setup) -> Setup:
+    """The setup with a rationale for every seed: the user's own, or one by the teacher that ends in the seed's target."""
+    missing = [q for q in setup.task.seeds if not q.rationale]
+    if not missing:
+        return setup
+    author = teacher(setup, setup.teacher.folder)
+    drafts = [Draft(q.id, q.input, q.target, "seed", ()) for q in missing]
+    ask = settings(setup.recipe, setup.task)
+    told = draft.draft_rationales(author, setup.task, ask, drafts, {"naive": draft.naive(ask)}, setup.store, label="explain the seeds")
+    author.release()
+    written = {d.id: draft.reasoning(setup.task, r) for d in told for r in d.rationales if matches(r.answer, d.target, setup.task.answer)}
+    seeds = tuple(replace(q, rationale=q.rationale or written.get(q.id, "")) for q in setup.task.seeds)
+    return replace(setup, task=replace(setup.task, seeds=seeds))
+
+
+def seeds_alone(setup: Setup, size: int) -> tuple[Example, ...]:
+    """The arm of the user's own seeds."""
+    return tailor.seeds_alone(setup.task, size, setup.recipe.train.teach)
+
+
+def with_seeds(setup: Setup, examples: Sequence[Example]) -> tuple[Example, ...]:
+    """A set with the user's own seeds, as often as the recipe has them in it."""
+    return (*seeds_alone(setup, setup.recipe.train.seeds * len(setup.task.seeds)), *examples)
+
+
+def missed(setup: Setup, folder: Path, drafts: Sequence[Draft], arm: str) -> tuple[Question, ...]:
+    """The seeds and drafts that a taught student still gets wrong: what the next round is about (LLM2LLM, arXiv 2403.15042)."""
+    written = [Question(d.id, d.input, d.target, draft.reasoning(setup.task, r)) for d in drafts for r in d.rationales[:1]]
+    found = _answered(setup, folder, [*setup.task.seeds, *written], f"ask what it was taught: {arm}")
+    return tuple(a.question for a in found if not a.grade.correct)
+
+
+def selected(setup: Setup, asked: PreferenceSet, arm: str) -> tailor.Tailored:
+    """What the student prefers of several times as much as the unaligned teacher writes for a set."""
+    how, count = setup.recipe.select, setup.recipe.tailor.questions
+    found = tailored(setup, setup.teacher.folder, arm, count=how.factor * count)
+    reader = student(setup, setup.student.folder)
+    scores = preferences(setup, reader, setup.student.folder, found.drafts, asked, how.by).preferences
+    reader.release()
+    kept = select.preferred(found.examples, {p.draft: p.score for p in scores}, count, how.diversity)
+    dropped = {**found.dropped, "not preferred by the student": len(found.examples) - len(kept)}
+    return replace(found, examples=kept, dropped=dropped)
 
 
 def taught(setup: Setup, examples: Sequence[Example], arm: str) -> Path:
@@ -257,7 +368,7 @@ def warmed(setup: Setup, folder: Path) -> Path:
     """The student whose influence is measured: one that knows the form of an answer. Taught in an earlier round, or on the seeds."""
     if folder != setup.student.folder:
         return folder
-    return taught(setup, tailor.seeds_alone(setup.task, setup.recipe.tailor.questions), "warm-up on the seeds")
+    return taught(setup, seeds_alone(setup, _size(setup)), "warm-up on the seeds")
 
 
 def distilled(setup: Setup, start: Path, author: Path, examples: Sequence[Example], arm: str) -> Path:

@@ -22,7 +22,7 @@ from edgearte.records import Question
 class Task:
     """What is taught: `seeds` start the drafting, `preference` questions score drafts, `evaluation` only measures. Questions of the
     `pool` may be put to the teacher; they need no target. `development` decides what is delivered. `meanings` say what each label is
-    for, where the recipe tells."""
+    for, where the recipe tells. `notes` are what a reader of the outcome should know of how the task was read."""
 
     name: str
     description: str
@@ -33,6 +33,7 @@ class Task:
     pool: tuple[Question, ...] = ()
     development: tuple[Question, ...] = ()
     meanings: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def header(self) -> str:

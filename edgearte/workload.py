@@ -119,14 +119,16 @@ class _Counter:
 
 
 def pairs_seen(pairs: int, align: Align) -> float:
-    """How many times a pair is learned from. The held-out pairs say when to stop: after `min_steps` and one epoch at the soonest, after
-    `max_steps`, or that epoch, at the latest. Where between is known only afterwards: the geometric middle is wrong by the same
-    factor at either end."""
+    """How many times a pair is learned from. One epoch and `min_steps` are taken in any case. Pairs that are held out say when to stop after
+    that, at `max_steps` at the latest: when is known only afterwards, and the geometric middle is wrong by the same factor at either end."""
+    held = round(align.held_out * pairs)
     if not pairs:
         return 0.0
-    learned = pairs * (1 - align.held_out)
-    fewest, most = max(learned, align.min_steps * align.batch), max(learned, align.max_steps * align.batch)
-    return float((fewest * most) ** 0.5)
+    batch = min(align.batch, pairs - held)
+    epoch = -(-(pairs - held) // align.batch)
+    fewest = max(epoch, align.min_steps)
+    most = max(epoch, align.max_steps) if held else fewest
+    return float(batch * (fewest * most) ** 0.5)
 
 
 def work(recipe: Recipe, task: Task, sizes: Sizes, machine: Machine) -> list[Work]:

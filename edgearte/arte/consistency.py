@@ -43,7 +43,7 @@ def agree(
     *, label: str,
 ) -> list[Verdict]:  # fmt: skip
     """A verdict on every draft: its question answered `samples` times with the naive prompt at `temperature` (the paper: 0.5 to 0.7)."""
-    if draft.for_targets(task, settings):
+    if settings.style == "continuation" and task.answer.choices:
         raise UserError(
             "style: continuation with a closed set of answers explains a given answer and finds none; check its targets with draft.vote"
         )

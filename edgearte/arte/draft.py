@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import Any
 
 from edgearte.answers import extract, spelled
-from edgearte.arte import prompts
-from edgearte.arte.verify import Check, Verifier
+from edgearte.arte import labelled, prompts, whole
+from edgearte.arte.verify import Check, Dropped, Verifier
 from edgearte.lm.base import LM, Completion, Prompt, Sampling, sharing
 from edgearte.records import Draft, Question, Rationale
 from edgearte.store import Store, digest, seed_of
 from edgearte.task import Task
 
-VERSION = 1
+VERSION = 2
 PROMPTS = 64  # prompts of a chunk
 RATIONALES = 64  # rationales of a chunk
 SURPLUS = 4  # prompts sent for each one whose questions are still missing, once the first round is over
@@ -28,7 +28,8 @@ WORKED = 6  # seeds shown when a continuation explains an answer
 
 @dataclass(frozen=True)
 class Settings:
-    """How a teacher is asked; `recipe.Draft` in the stage's own terms."""
+    """How a teacher is asked; `recipe.Draft` in the stage's own terms. `styles` are how texts are worded where a chat drafts for one label
+    at a time, one a prompt, in turn."""
 
     style: str
     shots: int
@@ -41,15 +42,18 @@ class Settings:
     near_copy: float
     attempts: int
     seed: int
+    styles: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Drafted:
-    """Drafts in the order they were written, how many questions the teacher was asked for, and why others were dropped."""
+    """Drafts in the order they were written, how many questions the teacher was asked for, and why others were dropped, with a few of
+    them for each reason."""
 
     drafts: tuple[Draft, ...]
     asked: int
     dropped: Mapping[str, int]
+    samples: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def draft_questions(
@@ -60,32 +64,55 @@ def draft_questions(
 
     `purpose` keys the random choices, so that the unaligned and the aligned teacher see the same seeds when they write for the
     same purpose. Where questions are drafted for given answers, every answer gets its share as far as the teacher can write to
-    it: a student taught one label too often says it too often.
+    it: a student taught one label too often says it too often. What must stand up to `checks` is judged together, over all that
+    was written so far: a vote is calibrated on drafts of every answer, and a later round has but a few.
     """
     verifier = Verifier(task, settings.near_copy)
-    targeted = for_targets(task, settings)
-    kept: dict[str, list[Draft]] = {t: [] for t in (task.answer.choices if targeted else ("",))}
-    share = -(-count // len(kept))
-    spare: list[Draft] = []
-    asked = 0
-    wave = max(1, -(-count // settings.per_prompt))
+    answers = task.answer.choices if for_targets(task, settings) else ("",)
+    share = -(-count // len(answers))
+    found: list[Draft] = []
+    shared = _Shared({}, [])
+    fell = Dropped()
+    asked = wave = 0
     for attempt in range(settings.attempts):
-        wanted = [t for t, own in kept.items() if len(own) < share]
-        missing = count - sum(map(len, kept.values()))
-        size = min(wave, SURPLUS * -(-missing // settings.per_prompt))
-        items = [_ask(task, settings, purpose, attempt * wave + i, wanted[i % len(wanted)]) for i in range(size)]
-        fresh = _fresh(teacher, task, settings, items, store, label, verifier)
-        asked += size * settings.per_prompt
+        wanted = {t: share - len(shared.own.get(t, [])) for t in answers}
+        turns = [t for t, n in wanted.items() if n > 0]
+        size = sum(-(-wanted[t] // settings.per_prompt) for t in turns)
+        wave = min(wave, SURPLUS * size) if attempt else size
+        items = [_ask(task, settings, purpose, asked + i, turns[i % len(turns)]) for i in range(wave)]
+        found += _fresh(teacher, task, settings, items, store, label, verifier)
+        asked += wave
+        fell = Dropped()
+        standing = found
         for check in checks:
-            fresh = check.passed(fresh, verifier.dropped)
-        for d in fresh:
-            own = kept[d.target if targeted else ""]
-            (own if len(own) < share else spare).append(d)
-        if sum(map(len, kept.values())) >= count:
+            standing = check.passed(standing, fell)
+        shared = _Shared.of(standing, answers, share)
+        if shared.size >= count:
             break
-    dropped = {reason: n for reason, n in verifier.dropped.items() if n}
-    drafts = [d for turn in zip_longest(*kept.values()) for d in turn if d] + spare
-    return Drafted(tuple(drafts[:count]), asked, dropped)
+    dropped = verifier.dropped.joined(fell)
+    drafts = [d for turn in zip_longest(*shared.own.values()) for d in turn if d] + shared.spare
+    return Drafted(tuple(drafts[:count]), asked * settings.per_prompt, dropped.reasons(), dropped.shown())
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """Drafts by the answer they are for, at most a share of each, and those beyond."""
+
+    own: Mapping[str, list[Draft]]
+    spare: list[Draft]
+
+    @classmethod
+    def of(cls, drafts: Sequence[Draft], answers: Sequence[str], share: int) -> _Shared:
+        own: dict[str, list[Draft]] = {t: [] for t in answers}
+        spare: list[Draft] = []
+        for d in drafts:
+            mine = own[d.target if d.target in own else answers[0]]
+            (mine if len(mine) < share else spare).append(d)
+        return cls(own, spare)
+
+    @property
+    def size(self) -> int:
+        return sum(map(len, self.own.values()))
 
 
 def _fresh(
@@ -98,7 +125,10 @@ def _fresh(
     )  # fmt: skip
     fresh = []
     for item, output in zip(items, outputs, strict=True):
-        verifier.dropped["not in the form asked for"] += max(settings.per_prompt - len(output["questions"]), 0)
+        for text in output["cut"]:
+            verifier.dropped.add("cut off", text)
+        missing = settings.per_prompt - len(output["questions"]) - len(output["cut"])
+        verifier.dropped.add("not in the form asked for", times=max(missing, 0))
         for text, target in output["questions"]:
             if verifier.accepts(text, target):
                 fresh.append(_draft(item, text, spelled(target, task.answer)))
@@ -109,7 +139,7 @@ def draft_rationales(
     teacher: LM, task: Task, settings: Settings, drafts: Sequence[Draft], strategies: Mapping[str, str], store: Store,
     *, label: str,
 ) -> tuple[Draft, ...]:  # fmt: skip
-    """One rationale for every draft and strategy."""
+    """One rationale for every draft and strategy; one that was cut off, and keeps no whole sentence, is left out."""
     items: list[dict[str, Any]] = [
         {
             "id": d.id, "input": d.input, "target": d.target, "strategy": name, "instruction": text,
@@ -124,19 +154,46 @@ def draft_rationales(
     )  # fmt: skip
     by_draft: dict[str, list[Rationale]] = {}
     for item, output in zip(items, outputs, strict=True):
-        text = output["text"]
-        by_draft.setdefault(item["id"], []).append(Rationale(item["strategy"], text, extract(text, task.answer)))
+        if text := output["text"]:
+            by_draft.setdefault(item["id"], []).append(Rationale(item["strategy"], text, extract(text, task.answer)))
     return tuple(replace(d, rationales=tuple(by_draft.get(d.id, ()))) for d in drafts)
 
 
-def question_prompt(teacher: LM, task: Task, settings: Settings, seeds: Sequence[str], target: str) -> str:
-    """The drafting prompt that shows these seeds (by id) and asks for `target`, if for any; alignment's question pairs are made
-    on it."""
+def question_prompt(teacher: LM, task: Task, settings: Settings, seeds: Sequence[str], target: str, index: int = 0) -> str:
+    """The drafting prompt that shows these seeds (by id) and asks for `target`, if for any; `index` is that of the prompt, which its
+    wording goes by."""
     by_id = {q.id: q for q in task.seeds}
     shown = [by_id[s] for s in seeds]
-    if settings.style == "chat":
-        return prompts.draft_chat(teacher, task, shown, settings.per_prompt)
-    return prompts.draft_continuation(task, shown, target)
+    if settings.style != "chat":
+        return prompts.draft_continuation(task, shown, target)
+    if target:
+        return labelled.ask(teacher, task, shown, target, settings.per_prompt, _style(task, settings, index))
+    return prompts.draft_chat(teacher, task, shown, settings.per_prompt)
+
+
+def prompt_of(teacher: LM, task: Task, settings: Settings, draft: Draft) -> str:
+    """The prompt that a draft came from; alignment's question pairs are made on it."""
+    target = draft.target if for_targets(task, settings) else ""
+    index = draft.source.rpartition("/")[2]
+    return question_prompt(teacher, task, settings, draft.seeds, target, int(index) if index.isdecimal() else 0)
+
+
+def written(task: Task, settings: Settings, draft: Draft, number: int) -> str:
+    """What the teacher would have to write after a drafting prompt to ask this one question; `number` is that of the first question the
+    prompt asks for: seeds shown + 1."""
+    target = draft.target if for_targets(task, settings) else ""
+    if target and settings.style == "chat":
+        return labelled.written(draft.input)
+    return prompts.question_text(number, draft.input, draft.target, given=bool(target)).removeprefix(prompts.opening(number, target))
+
+
+def reasoned(task: Task, settings: Settings, rationale: Rationale) -> str:
+    """What the teacher would have to write after the naive prompt to give this rationale. Where it was told the answer, that is no part
+    of it."""
+    if not _told(task, settings, "any"):
+        return rationale.text if settings.style == "chat" else f" {rationale.text}"
+    sentence = rationale.text.rpartition(task.answer.open)[0].strip()
+    return f" {sentence}" if settings.style == "chat" else f" {sentence}\n"
 
 
 def rationale_prompt(
@@ -145,15 +202,23 @@ def rationale_prompt(
     """The prompt for a rationale. A chat is given the strategy as an instruction (`prompts.NAIVE` for the naive one), a
     continuation goes on from the strategy's opening words (none for the naive one). Both may be `shown` worked examples, the
     continuation in place of as many seeds."""
-    if settings.style == "chat":
-        return prompts.rationale_chat(teacher, task, text, strategy, shown)
-    worked = [q for q in task.seeds if q.rationale][: WORKED - len(shown)]
-    return prompts.rationale_continuation(task, [*worked, *shown], text, target, strategy)
+    worked = [*[q for q in task.seeds if q.rationale][: WORKED - len(shown)], *shown]
+    if settings.style != "chat":
+        return prompts.rationale_continuation(task, worked, text, target, strategy)
+    if _told(task, settings, target):
+        return prompts.why_chat(teacher, task, worked, text, target, "" if strategy == prompts.NAIVE else strategy)
+    return prompts.rationale_chat(teacher, task, text, strategy, shown)
 
 
 def for_targets(task: Task, settings: Settings) -> bool:
-    """Whether each question is drafted *for* a given answer: a weak teacher can write to a label where it cannot label."""
-    return settings.style == "continuation" and bool(task.answer.choices)
+    """Whether each question is drafted *for* a given answer: a weak teacher can write to a label where it cannot label. A chat is asked so
+    for labels that are words; an option letter, or yes and no, name nothing to write about."""
+    return bool(task.answer.choices) and (settings.style == "continuation" or task.answer.kind == "tag")
+
+
+def _told(task: Task, settings: Settings, target: str) -> bool:
+    """Whether a rationale is asked for a given answer, and does not find its own."""
+    return bool(target) and for_targets(task, settings)
 
 
 def naive(settings: Settings) -> str:
@@ -165,7 +230,8 @@ def options(teacher: LM, task: Task, settings: Settings) -> dict[str, Any]:
     """What a row of the teacher's depends on besides its own item."""
     kept = {k: v for k, v in vars(settings).items() if k not in ("attempts", "near_copy")}
     seeds = [(q.input, q.target, q.rationale) for q in task.seeds]
-    return {"teacher": teacher.identity, "task": task.description, "answer": task.answer, "seeds": seeds, **kept}
+    told = {"teacher": teacher.identity, "task": task.description, "answer": task.answer, "meanings": dict(task.meanings)}
+    return {**told, "seeds": seeds, "read": VERSION, **kept}  # the version: what is kept of a text depends on it for all who ask here
 
 
 def _ask(task: Task, settings: Settings, purpose: str, index: int, target: str) -> dict[str, Any]:
@@ -181,19 +247,29 @@ def _ask(task: Task, settings: Settings, purpose: str, index: int, target: str) 
 
 
 def _questions(teacher: LM, task: Task, settings: Settings, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What prompts bring: `questions` with their targets, those that were `cut` off, the whole `text`, and the `tokens` it cost."""
     asked = [_asked(teacher, task, settings, item) for item in items]
     # A chat is told where to stop, and shows as many seeds in every prompt; a continuation ends with its pattern.
-    stop = (f"</Question_{settings.shots + settings.per_prompt}>",) if settings.style == "chat" else ()
+    stop: tuple[str, ...] = ()
+    if settings.style == "chat":
+        last = f"\n{settings.per_prompt + 1}."
+        stop = (last,) if for_targets(task, settings) else (f"</Question_{settings.shots + settings.per_prompt}>",)
     room = _room(settings, settings.question_tokens) * settings.per_prompt
     outputs = teacher.generate(asked, Sampling(room, settings.temperature, settings.top_p, stop))
     return [
-        {
-            "questions": prompts.read_questions(c.text, len(i["seeds"]) + 1, i["targets"][0])[: settings.per_prompt],
-            "text": c.text,
-            "tokens": _cost(c),
-        }
-        for i, c in zip(items, outputs, strict=True)
+        {**_read(task, settings, i, c), "text": c.text, "tokens": _cost(c)} for i, c in zip(items, outputs, strict=True)
     ]
+
+
+def _read(task: Task, settings: Settings, item: dict[str, Any], c: Completion) -> dict[str, Any]:
+    """A question that was cut off is no question, whole sentences or not: what it asks stands at its end."""
+    target, most = item["targets"][0], settings.per_prompt
+    if settings.style == "chat" and target:
+        texts = labelled.read(c.text, task, target, most, cut=c.ended == "length")
+        return {"questions": [(labelled.as_seeds(t, task.seeds), target) for t in texts], "cut": []}
+    read = prompts.read_questions(c.text, len(item["seeds"]) + 1, target)[:most]
+    cut = [q for q, _ in read if settings.style == "continuation" and whole.bounded(q, prompts.bound(settings.question_tokens))]
+    return {"questions": [(q, t) for q, t in read if q not in cut], "cut": cut}
 
 
 def _asked(teacher: LM, task: Task, settings: Settings, item: dict[str, Any]) -> Prompt:
@@ -201,8 +277,14 @@ def _asked(teacher: LM, task: Task, settings: Settings, item: dict[str, Any]) ->
     if settings.style == "continuation":
         first = len(item["seeds"]) + 1
         pattern = prompts.continuation_pattern(first, item["targets"], settings.question_tokens)
-    shown = question_prompt(teacher, task, settings, item["seeds"], item["targets"][0])
+    shown = question_prompt(teacher, task, settings, item["seeds"], item["targets"][0], item["index"])
     return Prompt("", prefix=shown, seed=seed_of(settings.seed, item["purpose"], item["index"]), pattern=pattern)
+
+
+def _style(task: Task, settings: Settings, index: int) -> str:
+    """How a prompt's texts are worded: every label sees all styles in turn, and a round of prompts has not one alone."""
+    turn, place = divmod(index, len(task.answer.choices))
+    return settings.styles[(turn + place) % len(settings.styles)] if settings.styles else ""
 
 
 def _draft(item: dict[str, Any], text: str, target: str) -> Draft:
@@ -219,15 +301,28 @@ def rationales(
     teacher: LM, task: Task, settings: Settings, items: list[dict[str, Any]], temperature: float = 0.0
 ) -> list[dict[str, Any]]:
     """What the teacher writes for items of `input`, `target` and `instruction` (and a `seed`, where it is sampled, and `shown`
-    questions): `text`, why it `ended`, and the `tokens` it cost."""
+    questions): the `text` as far as it may be taught, "" where it was cut off, why it `ended`, and the `tokens` it cost."""
     outputs = teacher.generate(*rationale_calls(teacher, task, settings, items, temperature))
-    texts = [c.text.strip() for c in outputs]
-    if settings.style == "continuation":
-        texts = [
-            prompts.rationale_text(task, i["target"], i["instruction"], text)
-            for i, text in zip(items, texts, strict=True)
-        ]
+    texts = [_rationale(task, settings, i, c) for i, c in zip(items, outputs, strict=True)]
     return [{"text": t, "ended": c.ended, "tokens": _cost(c)} for t, c in zip(texts, outputs, strict=True)]
+
+
+def _rationale(task: Task, settings: Settings, item: dict[str, Any], c: Completion) -> str:
+    """A rationale without what was cut off. One that finds its own answer is dropped then: its last steps are missing."""
+    chat, target, most = settings.style == "chat", item["target"], prompts.bound(settings.rationale_tokens)
+    text = c.text.strip()
+    cut = c.ended == "length"
+    if not _told(task, settings, target):
+        reasoning = text.rpartition(task.answer.open)[0] if not chat and task.answer.tagged else ""
+        if cut or whole.bounded(reasoning, most):
+            return ""
+        return text if chat else f"{item['instruction']} {text}".strip()
+    if chat:
+        sentence = whole.finished(labelled.reason(text), cut=cut)
+    else:
+        text = f"{item['instruction']} {text}".strip()
+        sentence = whole.finished(text, cut=cut or whole.bounded(c.text.strip(), most))
+    return prompts.told(task, sentence, target) if sentence else ""
 
 
 def rationale_calls(
@@ -245,6 +340,8 @@ def rationale_calls(
     ]
     asked = [replace(p, seed=i.get("seed", 0)) for p, i in zip(sharing(texts, patterns), items, strict=True)]
     stop = (task.answer.close,) if task.answer.tagged else ()
+    if settings.style == "chat" and items and all(_told(task, settings, i["target"]) for i in items):
+        stop = ("\n",)  # one line of why
     return asked, Sampling(_room(settings, settings.rationale_tokens), temperature, settings.top_p, stop)
 
 

@@ -41,7 +41,8 @@ def exact(
     items = [_item(d, k, everything) for d in drafts for k in range(len(d.rationales))]
     outputs = _answered(student, task, questions, max_tokens, store, items)
     found = tuple(
-        Preference(i["id"], i["strategy"], sum(o["correct"]) / len(questions), len(questions), sum(o["correct"]), sum(o["extracted"]))
+        Preference(i["id"], i["strategy"], sum(o["correct"]) / len(questions), len(questions), sum(o["correct"]), sum(o["extracted"]),
+                   tuple(map(float, o["correct"])))
         for i, o in zip(items, outputs, strict=True)
     )  # fmt: skip
     total = len(items) * len(questions)
@@ -126,7 +127,9 @@ def _answered(
 def of_the_right(preferences: Sequence[Preference], drafts: Sequence[Draft], task: Task) -> tuple[Preference, ...]:
     """The same preferences, and nothing (0) for a rationale whose own answer is not the draft's target: ICL with correctness."""
     right = {(d.id, r.strategy): matches(r.answer, d.target, task.answer) for d in drafts for r in d.rationales}
-    return tuple(p if right[p.draft, p.strategy] else replace(p, score=0.0) for p in preferences)
+    return tuple(
+        p if right[p.draft, p.strategy] else replace(p, score=0.0, marks=(0.0,) * len(p.marks)) for p in preferences
+    )
 
 
 def rationale_scores(preferences: Sequence[Preference]) -> dict[tuple[str, str], float]:
@@ -148,7 +151,8 @@ def degenerate(preferences: Sequence[Preference]) -> str:
         return "no rationale could be scored"
     scores = {p.score for p in preferences}
     asked = sum(p.n for p in preferences)
-    if asked and not any(p.correct for p in preferences):
+    read = any(p.form is not None for p in preferences)  # probabilities: nothing was written that could hit
+    if asked and not read and not any(p.correct for p in preferences):
         missing = 1 - sum(p.extracted for p in preferences) / asked
         return (
             "every score is zero: the student answered no preference question rightly with any example "

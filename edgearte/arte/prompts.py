@@ -16,6 +16,7 @@ AGAIN = (
     "An earlier answer to this question was doubted. Work it out anew and with care: say what is asked, go on in small steps, and check "
     "each of them before you give the answer."
 )
+WHY = "Say in one short, whole sentence why this is the answer."
 CHARACTERS = 4  # of a token, about
 _QUESTION = re.compile(r"<Question_\d+>\s*<input>(.*?)</input>\s*<target>(.*?)</target>", re.S)
 _GIVEN = re.compile(r"<target>(.*?)</target>\s*<input>(.*?)</input>", re.S)
@@ -75,12 +76,28 @@ def draft_continuation(task: Task, seeds: Sequence[Question], target: str) -> st
 def continuation_pattern(first: int, targets: Sequence[str], tokens: int) -> str:
     """What a continuation must look like, from the text of its first question to that of the last (or, where no target is
     given, to its target): no token is spent on what is known."""
-    text = rf"[A-Z0-9][^<>\n]{{8,{tokens * CHARACTERS}}}</input>"
+    text = rf"[A-Z0-9][^<>\n]{{8,{bound(tokens)}}}</input>"
     parts = []
     for number, target in enumerate(targets, first):
         begin = "" if number == first else f"\n</Question_{number - 1}>\n{re.escape(opening(number, target))}"
         parts.append(begin + text + ("" if target else r"\n<target>[^<>\n]{1,80}</target>"))
     return "".join(parts)
+
+
+def bound(tokens: int) -> int:
+    """Characters that a pattern lets a text have. One that has them all was cut off there."""
+    return tokens * CHARACTERS
+
+
+def why_chat(lm: LM, task: Task, seeds: Sequence[Question], text: str, target: str, instruction: str) -> str:
+    """A chat is told the right answer and asked for one sentence of why: so its reasoning never argues for another. Where the seeds bring
+    rationales, they show how; `instruction` is a strategy's, "" for the naive prompt."""
+    meaning = task.meanings.get(target, "")
+    shown = "".join(f"Question: {s.input}\nAnswer: {s.target}\nWhy: {s.rationale}\n\n" for s in seeds)
+    asked = f"Question: {text}\nAnswer: {target}" + (f" ({meaning})" if meaning else "")
+    how = f"{instruction} {WHY}" if instruction else WHY
+    ask = f"{task.description}\n\n{shown}{asked}\n\n{how} Do not repeat the question, and write nothing else."
+    return lm.chat([{"role": "user", "content": ask}]) + "Why:"
 
 
 def rationale_chat(lm: LM, task: Task, text: str, instruction: str, shown: Sequence[Question] = ()) -> str:
@@ -98,7 +115,7 @@ def rationale_continuation(task: Task, seeds: Sequence[Question], text: str, tar
     if given(task, target):
         shown = "\n\n".join(f"Question: {s.input}\nAnswer: {s.target}\nWhy: {s.rationale}" for s in seeds)
         return f"{shown}\n\nQuestion: {text}\nAnswer: {target}\nWhy:{opening and ' ' + opening}"
-    shown = "\n\n".join(f"Question: {s.input}\nAnswer: {NAIVE} {s.rationale} {_answer(task, s.target)}" for s in seeds)
+    shown = "\n\n".join(f"Question: {s.input}\nAnswer: {NAIVE} {s.rationale} {answered(task, s.target)}" for s in seeds)
     return f"{task.description}\n\n{shown}\n\nQuestion: {text}\nAnswer: {NAIVE}{opening and ' ' + opening}"
 
 
@@ -108,21 +125,21 @@ def given(task: Task, target: str) -> bool:
 
 
 def rationale_pattern(task: Task, target: str, tokens: int) -> str:
-    """One line of reasoning; where no answer is given, with one between tags at its end."""
-    line = rf" [^<>\n]{{4,{tokens * CHARACTERS}}}"
+    """One line of reasoning that ends as a sentence does; where no answer is given, with one between tags at its end."""
+    line = rf" [^<>\n]{{4,{bound(tokens)}}}[.!?]"
     if given(task, target):
         return rf"{line}\n"
     answer = "|".join(map(re.escape, task.answer.choices)) or r"[^<>\n]{1,80}"
     return rf"{line} ?{task.answer.open}({answer}){task.answer.close}"
 
 
-def rationale_text(task: Task, target: str, opening: str, written: str) -> str:
-    """The whole rationale of a continuation: opening words, what was written, and the answer it was asked for."""
-    reasoning = f"{opening} {written.strip()}".strip()
-    return f"{reasoning} {_answer(task, target)}" if given(task, target) else reasoning
+def told(task: Task, sentence: str, target: str) -> str:
+    """A rationale for a given answer: its reasoning, then that answer in the task's form."""
+    return f"{sentence} {answered(task, target)}"
 
 
-def _answer(task: Task, target: str) -> str:
+def answered(task: Task, target: str) -> str:
+    """A bare answer in the form the task asks for."""
     return f"{task.answer.open}{target}{task.answer.close}" if task.answer.tagged else target
 
 
@@ -133,9 +150,11 @@ def _ending(task: Task) -> str:
 
 
 def label_prefix(task: Task) -> str:
-    """The seeds with their targets and no reasoning: what a vote on a draft's target is asked with."""
+    """What each label means, where that is told, and the seeds with their targets and no reasoning: what a vote on a draft's target is
+    asked with. Plain text, to a chat model too: what counts is which label it would go on with."""
+    meant = "".join(f"- {c}: {task.meanings[c]}\n" for c in task.answer.choices if task.meanings.get(c))
     shown = "\n\n".join(label_question(s.input) + label_answer(s.target) for s in task.seeds)
-    return f"{shown}\n\n"
+    return (f"What a question can be about:\n{meant}\n" if meant else "") + f"{shown}\n\n"
 
 
 def label_question(text: str) -> str:
@@ -148,7 +167,7 @@ def label_answer(target: str) -> str:
 
 def completion_of(task: Task, question: Question) -> str:
     """What the student should write for a question whose target is known: its rationale, if there is one, then the answer."""
-    return f"{question.rationale} {_answer(task, question.target)}".strip()
+    return f"{question.rationale} {answered(task, question.target)}".strip()
 
 
 def asked(header: str, form: str, text: str, shown: Sequence[tuple[str, str]] = ()) -> list[dict[str, str]] | str:

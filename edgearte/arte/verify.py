@@ -1,14 +1,48 @@
-"""What a drafted question must be before anything is spent on it: well-formed, new, and no evaluation question."""
+"""What a drafted question must be before anything is spent on it: well-formed, new, and like nothing that only measures or decides."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from edgearte.answers import AnswerFormat, valid_target
 from edgearte.records import Draft
 from edgearte.task import Task
+
+SAMPLES = 3  # dropped texts that are kept for the report, for each reason
+
+
+@dataclass
+class Dropped:
+    """How many drafts fell for each reason, and the first few of them."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    samples: dict[str, list[str]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, counts: Mapping[str, int], samples: Mapping[str, Sequence[str]]) -> Dropped:
+        return cls(Counter(counts), {reason: list(texts) for reason, texts in samples.items()})
+
+    def add(self, reason: str, text: str = "", times: int = 1) -> None:
+        self.counts[reason] += times
+        kept = self.samples.setdefault(reason, [])
+        if text and len(kept) < SAMPLES:
+            kept.append(text)
+
+    def joined(self, other: Dropped) -> Dropped:
+        """Both together."""
+        both = Dropped.of(self.counts, self.samples)
+        for reason, n in other.counts.items():
+            both.add(reason, times=n)
+            both.samples[reason] = (both.samples[reason] + other.samples.get(reason, []))[:SAMPLES]
+        return both
+
+    def reasons(self) -> dict[str, int]:
+        return {reason: n for reason, n in self.counts.items() if n}
+
+    def shown(self) -> Mapping[str, tuple[str, ...]]:
+        return {reason: tuple(texts) for reason, texts in self.samples.items() if texts}
 
 
 @dataclass(frozen=True)
@@ -26,33 +60,37 @@ class Check:
     reason: str
     verdicts: Callable[[Sequence[Draft]], Sequence[Verdict]]
 
-    def passed(self, drafts: Sequence[Draft], dropped: Counter[str]) -> list[Draft]:
+    def passed(self, drafts: Sequence[Draft], dropped: Dropped) -> list[Draft]:
         """The drafts that stand, or stand with another target; the others are counted."""
-        found = self.verdicts(drafts)
-        kept = [replace(d, target=v.better or d.target) for d, v in zip(drafts, found, strict=True) if v.stands or v.better]
-        dropped[self.reason] += len(drafts) - len(kept)
+        kept = []
+        for d, verdict in zip(drafts, self.verdicts(drafts), strict=True):
+            if verdict.stands or verdict.better:
+                kept.append(replace(d, target=verdict.better or d.target))
+            else:
+                dropped.add(self.reason, f"{d.input} → {d.target}")
         return kept
 
 
 class Verifier:
-    """Accepts questions one after the other; `dropped` counts the reasons of those it refused.
+    """Accepts questions one after the other; `dropped` holds the reasons of those it refused.
 
     Two texts are near-copies when their words, sorted, are alike to at least `near` (rapidfuzz's token_sort_ratio, 0 to 1).
-    The paper describes neither check; without them an evaluation question could be trained on.
+    The paper describes neither check; without them an evaluation question could be trained on, or one that decides what is delivered.
     """
 
     def __init__(self, task: Task, near: float) -> None:
         self.answer: AnswerFormat = task.answer
         self.near = near
-        self.dropped: Counter[str] = Counter()
+        self.dropped = Dropped()
         self._seeds = [_plain(q.input) for q in task.seeds]
         self._held_out = [_plain(q.input) for q in task.evaluation]
+        self._deciding = [_plain(q.input) for q in task.development]
         self._kept: list[str] = []
 
     def accepts(self, text: str, target: str) -> bool:
         reason = self._reason(text, target)
         if reason:
-            self.dropped[reason] += 1
+            self.dropped.add(reason, text)
             return False
         self._kept.append(_plain(text))
         return True
@@ -65,6 +103,7 @@ class Verifier:
         plain = _plain(text)
         for others, reason in (
             (self._held_out, "like an evaluation question"),
+            (self._deciding, "like a development question"),
             (self._seeds, "near copy of a seed"),
             (self._kept, "near copy of another draft"),
         ):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,7 +79,7 @@ def environment() -> Environment:
         name: getattr(words, name)
         for name in ("number", "significant", "percent", "points", "interval", "p_value", "size", "count", "duration",
                      "extremes", "evidence", "doubts", "first_line", "kl", "top1", "answer_seconds", "flat",
-                     "endpoint", "turns", "budgets", "figure", "error")
+                     "endpoint", "turns", "budgets", "figure", "error", "pairs", "held_out", "moved")
     }  # fmt: skip
     made.filters["svg"] = Markup
     made.filters["types"] = stored_types
@@ -205,19 +204,20 @@ def _training_plots(result: Result) -> list[Plot]:
 
 def _preference_plot(result: Result) -> list[Plot]:
     p = result.preferences
-    if p is None or not p.scores or not p.scorer.startswith("icl"):
+    if p is None or not p.scores or not p.scorer.startswith(("icl", "probability")):
         return []  # other scores are not shares
-    xlabel = "share of right answers afterwards"
+    xlabel = "probability of the right answer afterwards" if p.scorer == "probability" else "share of right answers afterwards"
     caption = "The student on the preference questions after each rationale. No spread would mean no preference."
     return [Plot(plots.histogram("preferences", p.scores, xlabel, "rationales"), caption)]
 
 
 def _alignment_plot(result: Result) -> list[Plot]:
-    curve: Sequence[Any] = result.alignment.curve if result.alignment else ()
-    if not curve:
+    found = result.alignment
+    if not found or not found.curve:
         return []
-    caption = "DPO of the teacher: its loss, the reward margin of chosen over rejected, and how often chosen is ahead."
-    return [Plot(plots.dpo("alignment", curve), caption)]
+    caption = "DPO of the teacher: its loss, the reward margin of chosen over rejected, and how often chosen is ahead"
+    caption += "; dashed, of the pairs it does not learn from." if found.looks else "."
+    return [Plot(plots.dpo("alignment", found.curve, found.looks), caption)]
 
 
 def _assistance_plots(result: Result) -> list[Plot]:

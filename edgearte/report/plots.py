@@ -141,8 +141,8 @@ def curves(name: str, series: Mapping[str, Sequence[tuple[float, float]]], xlabe
     return _svg(name, draw)
 
 
-def dpo(name: str, steps: Sequence[AlignmentStep]) -> str:
-    """Loss, reward margin and share of pairs ranked rightly, one above the other over the same steps."""
+def dpo(name: str, steps: Sequence[AlignmentStep], looks: Sequence[AlignmentStep] = ()) -> str:
+    """Loss, reward margin and share of pairs ranked rightly, one above the other over the same steps; dashed, of the held-out pairs."""
 
     def draw(figure: Figure) -> None:
         rows: tuple[tuple[str, Callable[[AlignmentStep], float]], ...] = (
@@ -156,6 +156,9 @@ def dpo(name: str, steps: Sequence[AlignmentStep]) -> str:
             shown = [(s.step, value(s)) for s in steps if math.isfinite(value(s))]
             if shown:
                 ax.plot(*zip(*shown, strict=True), color=SERIES[i], lw=1.8, marker="o", ms=2.5)
+            apart = [(s.step, value(s)) for s in looks if math.isfinite(value(s))]
+            if apart:
+                ax.plot(*zip(*apart, strict=True), color=SERIES[i], lw=1.4, ls=(0, (3, 2)))
             ax.locator_params(axis="y", nbins=3)
             if i < 2:
                 ax.tick_params(labelbottom=False)

@@ -15,7 +15,7 @@ from typing import Any
 from edgearte.assist.calibration import Calibration
 from edgearte.budget import Figures
 from edgearte.errors import Problem, UserError
-from edgearte.records import Accuracy, Artifact, Measurement
+from edgearte.records import Accuracy, Artifact, Judged, Measurement, Moved
 
 SCHEMA = 1
 _SHOWN_PROBLEMS = 8
@@ -126,6 +126,7 @@ class Preferences:
     ended: str = ""  # how an adaptive test ended
     degenerate: bool = False
     reason: str = ""
+    advice: str = ""  # whether the scores tell drafts apart beyond their own noise, and what to do where they do not
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,10 @@ class PairSample:
 
 @dataclass(frozen=True)
 class Alignment:
-    """DPO of the teacher; `skipped` says why there was none, and is empty when there was."""
+    """DPO of the teacher; `skipped` says why there was none, and is empty when there was. Of its pairs `certain` ones have a gap beyond the
+    noise of their scores, and `held_out` ones were not learned from: `looks` are what was found of these on the way, and `best_step` is
+    the point that was kept (0: the teacher as it was). `judged` is what the student makes of it, `moved` how far the teacher is now from
+    where it was; `None` where that was not asked."""
 
     skipped: str = ""
     teacher: str = ""  # the checkpoint that came of it
@@ -160,6 +164,12 @@ class Alignment:
     rationale_pairs: int = 0
     curve: tuple[AlignmentStep, ...] = ()
     samples: tuple[PairSample, ...] = ()
+    certain: int = 0
+    held_out: int = 0
+    looks: tuple[AlignmentStep, ...] = ()
+    best_step: int | None = None
+    judged: Judged | None = None
+    moved: Moved | None = None
 
 
 @dataclass(frozen=True)
@@ -249,6 +259,16 @@ class Comparison:
     only_a: int
     only_b: int
     neither: int
+
+
+@dataclass(frozen=True)
+class ArmChoice:
+    """The arm whose student is delivered, why, and how many of so many development questions each arm answers rightly."""
+
+    name: str
+    reason: str
+    right: dict[str, int]
+    questions: int
 
 
 @dataclass(frozen=True)
@@ -368,6 +388,8 @@ class Result:
     accuracy: tuple[AccuracyRow, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
     answers: tuple[AnswerSample, ...] = ()
+    hits: dict[str, dict[str, str]] = field(default_factory=dict)  # arm -> checkpoint or preset -> a 1 for each right answer, or a 0
+    arm: ArmChoice | None = None
     artifacts: tuple[ArtifactResult, ...] = ()
     decision: Decision | None = None
     closing: Closing | None = None

@@ -23,6 +23,11 @@ def print_summary(result: Result) -> None:
         console.print(Text(f"! {words.visible(note)}", style="yellow"))
     if result.endpoint:
         console.print(words.visible(words.endpoint(result.endpoint)))
+    if (found := result.alignment) and not found.skipped:
+        said = [words.pairs(found), *([words.held_out(found)] if found.looks else [])]
+        said += [f"Judged: {found.judged.sentence}."] if found.judged else []
+        said += [words.moved(found.moved)] if found.moved else []
+        console.print(words.visible(f"Alignment: {' '.join(said)}"))
     if result.accuracy:
         console.print(_accuracy(result))
     for c in result.comparisons:
@@ -32,6 +37,8 @@ def print_summary(result: Result) -> None:
                 f"(both right {c.both}, only the first {c.only_a}, only the second {c.only_b}, neither {c.neither})"
             )
         )
+    if result.arm:
+        console.print(words.visible(f"Delivered: the student of {result.arm.name}; {result.arm.reason}"))
     if result.artifacts:
         console.print(_artifacts(result))
         if any(a.measurement for a in result.artifacts):

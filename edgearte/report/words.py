@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from edgearte.budget import spoken
-from edgearte.records import Accuracy, Artifact, Spread
-from edgearte.report.result import ArtifactResult, Closing, EndpointUse, Result, TurnResult
+from edgearte.records import Accuracy, Artifact, Moved, Spread
+from edgearte.report.result import Alignment, ArtifactResult, Closing, EndpointUse, Result, TurnResult
 
 DASH = "–"
 # Control characters have no picture in HTML and some are not allowed in it: show their symbols instead.
@@ -56,6 +56,36 @@ def endpoint(use: EndpointUse) -> str:
     return (
         f"{use.model} at {use.url}: {count(use.calls)} calls, {count(use.new)} of them new; {count(use.tokens_read)} tokens read, "
         f"{count(use.tokens_written)} written{money}" + "".join(f"; {m}" for m in more)
+    )
+
+
+def pairs(alignment: Alignment) -> str:
+    """The pairs of an alignment, and how many are more than noise."""
+    total = alignment.question_pairs + alignment.rationale_pairs
+    return (
+        f"{count(alignment.question_pairs)} question pairs and {count(alignment.rationale_pairs)} rationale pairs; "
+        f"{count(alignment.certain)} of the {count(total)} have a gap beyond the noise of their scores, the others count less."
+    )
+
+
+def held_out(alignment: Alignment) -> str:
+    """What the pairs that were not learned from said."""
+    first = alignment.looks[0]
+    best = min(alignment.looks, key=lambda look: look.loss)
+    kept = "nothing was gained on them, so the teacher stays as it was" if not best.step else f"step {best.step} was kept"
+    return (
+        f"{count(alignment.held_out)} pairs were held out: {percent(best.accuracy, 0)} of them the right way round after alignment, "
+        f"loss {number(first.loss, 3)} → {number(best.loss, 3)}, margin {number(best.margin, 3)}; {kept}."
+    )
+
+
+def moved(found: Moved) -> str:
+    """How far the teacher moved, and what its questions look like now."""
+    return (
+        f"The teacher moved by {number(found.divergence, 3)} nats a token (KL to its start, over {count(found.tokens)} tokens of its own). "
+        f"Its questions have {number(found.words, 1)} words ({number(found.words_before, 1)} before), are unlike each other by "
+        f"{percent(found.diversity, 0)} ({percent(found.diversity_before, 0)}), and {percent(found.distinct, 0)} of their word pairs are "
+        f"different ones ({percent(found.distinct_before, 0)})."
     )
 
 

@@ -1,4 +1,4 @@
-"""What the trainings share: loading, saving, one step, and reading a trainer's log."""
+"""What the trainings share: loading, saving, one step, a collator, and reading a trainer's log."""
 
 from __future__ import annotations
 
@@ -10,20 +10,25 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from edgearte.files import TOKENIZER, copy_files
-from edgearte.train import trie
+from edgearte.train import schedule, trie
 from edgearte.train.trie import Text
 
 LOG = "training.json"
 
+Rows = list[dict[str, Any]]
+
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training left: optimiser steps, tokens seen, and the points of its curve."""
+    """What a training left: examples learned from, optimiser steps, tokens seen, and the points of its curve. Where examples were held
+    out, what each look at them found, and the step whose weights were kept (0: those it began with)."""
 
     examples: int
     steps: int
     tokens: int
     curve: tuple[Mapping[str, float], ...]
+    held_out: tuple[Mapping[str, float], ...] = ()
+    best_step: int | None = None
 
 
 def load(folder: Path, dtype: str) -> tuple[Any, Any]:
@@ -49,7 +54,7 @@ def lora(rank: int) -> Any:
 def save(model: Any, tokenizer: Any, source: Path, out: Path, log: Trained) -> None:
     """The trained weights in bfloat16 (what they are exported from, and half the disk), the *source's* tokenizer, and the log.
 
-    The tokenizer is copied, not saved anew, so that training can never change how a text is split. A base model ends texts with another
+    The tokenizer is copied, not written again, so that training can never change how a text is split. A base model ends texts with another
     token than its chat template ends answers with; having learned answers, it must stop at both.
     """
     import torch
@@ -90,8 +95,6 @@ class Settings(Protocol):
     @property
     def learning_rate(self) -> float: ...
     @property
-    def epochs(self) -> int: ...
-    @property
     def lora_rank(self) -> int: ...
     @property
     def seed(self) -> int: ...
@@ -105,7 +108,6 @@ def trainer_options(settings: Settings, scratch: str) -> dict[str, Any]:
     return {
         "output_dir": scratch,
         "learning_rate": settings.learning_rate,
-        "num_train_epochs": settings.epochs,
         "use_cpu": not torch.cuda.is_available(),
         "seed": seed % 2**31,
         "data_seed": seed % 2**31,
@@ -135,19 +137,29 @@ def texts(inputs: Mapping[str, Any], wanted: Any) -> list[Text]:
     return [Text(tuple(ids[k].tolist()), tuple(want[k].tolist())) for ids, k, want in batch]
 
 
+def keeping(extra: Sequence[str], collate: Callable[[Rows], dict[str, Any]]) -> Callable[[Rows], dict[str, Any]]:
+    """A trainer's collator that keeps these columns of the rows as well."""
+    import torch
+
+    def both(rows: Rows) -> dict[str, Any]:
+        return {**collate(rows), **{column: torch.tensor([row[column] for row in rows]) for column in extra}}
+
+    return both
+
+
 def step(
-    trainer: Any, model: Any, groups: Sequence[Sequence[Text]], loss: Callable[[Sequence[int], trie.Read], Any]
+    trainer: Any, model: Any, groups: Sequence[Sequence[Text]], loss: Callable[[Sequence[int], trie.Read], Any], limit: int = 0
 ) -> Any:
     """One training step over a batch of groups of texts; the batch's loss.
 
     `loss` gives the share of some groups in the loss of the batch, from their numbers and what the model makes of their texts.
-    The batch is computed part by part, each with a backward pass of its own.
+    The batch is computed part by part, each with a backward pass of its own and of up to `limit` tokens (0: as `trie` has them).
     """
     import torch
 
     model.train()
     total = torch.zeros((), device=model.device)
-    for part in trie.parts(groups, shared=shared(trainer, model)):
+    for part in trie.parts(groups, shared=shared(trainer, model), limit=limit):
         with trainer.compute_loss_context_manager():
             one = loss(part.groups, trie.read(model, part))
         trainer.accelerator.backward(one)
@@ -163,7 +175,7 @@ def shared(trainer: Any, model: Any) -> bool:
         trainer.reads_shared = trie.fits(model, longest)
         if not trainer.reads_shared:
             kind = model.config.get_text_config().model_type
-            print(f"{kind}: what its texts begin with is computed anew for each; training is slower", file=sys.stderr)
+            print(f"{kind}: what its texts begin with is computed again for each; training is slower", file=sys.stderr)
     return bool(trainer.reads_shared)
 
 
@@ -177,16 +189,18 @@ def whole(trainer: Any, settings: Settings) -> Any:
     return trainer.model.merge_and_unload() if settings.lora_rank else trainer.model
 
 
-def run(trainer: Any) -> None:
-    """Train. What a trainer prints for every step is in its log, and from there in the report."""
+def run(trainer: Any, warmup: float, decay: schedule.Decay) -> None:
+    """Train, at learning rates by our own schedule. What a trainer prints for every step is in its log, and from there in the report."""
     from transformers.trainer_callback import PrinterCallback
 
+    schedule.attach(trainer, warmup, decay)
     trainer.remove_callback(PrinterCallback)
     trainer.train()
 
 
 def trained(state: Any, examples: int, keys: Mapping[str, str]) -> Trained:
-    """The trainer's log as a curve of `keys` (ours -> the trainer's)."""
+    """The trainer's log as a curve of `keys` (ours -> the trainer's), beside loss and learning rate."""
+    keys = {"loss": "loss", "learning_rate": "learning_rate", **keys}
     history: Sequence[Mapping[str, float]] = [h for h in state.log_history if "loss" in h]
     curve = tuple(
         {"step": float(h["step"]), **{ours: float(h[theirs]) for ours, theirs in keys.items() if theirs in h}}

@@ -13,7 +13,7 @@ from edgearte.errors import UserError
 from edgearte.store import Store
 from edgearte.train import common
 
-VERSION = 1
+VERSION = 2
 PROBE = "Über 3.14 × 10⁻² people — don't\n\tsay 'naïve' in 日本語 😀: def f(x):\n        return x"
 
 
@@ -80,8 +80,7 @@ def _distill(student: Path, teacher: Path, prompts: Sequence[Any], settings: Set
     with tempfile.TemporaryDirectory() as scratch:
         config = DistillationConfig(
             per_device_train_batch_size=settings.batch,
-            warmup_steps=settings.warmup,
-            lr_scheduler_type="linear",
+            num_train_epochs=settings.epochs,
             beta=settings.beta,
             temperature=settings.temperature,
             max_completion_length=settings.max_tokens,
@@ -96,10 +95,8 @@ def _distill(student: Path, teacher: Path, prompts: Sequence[Any], settings: Set
             processing_class=tokenizer,
             peft_config=common.adapter(settings),
         )
-        common.run(trainer)
-    log = common.trained(
-        trainer.state, len(prompts), {"loss": "loss", "entropy": "entropy", "length": "completions/mean_length"}
-    )
+        common.run(trainer, settings.warmup, "linear")
+    log = common.trained(trainer.state, len(prompts), {"entropy": "entropy", "length": "completions/mean_length"})
     common.save(common.whole(trainer, settings), tokenizer, student, out, log)
 
 

@@ -12,9 +12,7 @@ from edgearte.records import Example
 from edgearte.store import Store
 from edgearte.train import common, match, trie
 
-VERSION = 3
-
-Rows = list[dict[str, Any]]
+VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -66,8 +64,7 @@ def _train(folder: Path, examples: list[dict[str, Any]], settings: Settings, mat
     with tempfile.TemporaryDirectory() as scratch:
         config = SFTConfig(
             per_device_train_batch_size=settings.batch,
-            warmup_steps=settings.warmup,
-            lr_scheduler_type="linear",
+            num_train_epochs=settings.epochs,
             max_length=settings.max_tokens,
             completion_only_loss=True,
             bf16=common.bf16(),
@@ -82,9 +79,8 @@ def _train(folder: Path, examples: list[dict[str, Any]], settings: Settings, mat
             processing_class=tokenizer,
             peft_config=common.adapter(settings),
         )
-        common.run(trainer)
-    keys = {"loss": "loss", "learning_rate": "learning_rate", "distance": "distance"}
-    log = common.trained(trainer.state, len(examples), keys)
+        common.run(trainer, settings.warmup, "linear")
+    log = common.trained(trainer.state, len(examples), {"distance": "distance"})
     tokens = settings.epochs * sum(map(len, trainer.train_dataset["input_ids"]))
     log = replace(log, tokens=tokens)  # what TRL's own loss would have counted
     common.save(common.whole(trainer, settings), tokenizer, folder, out, log)
@@ -106,7 +102,7 @@ def _trainer(extra: Sequence[str], matching: float) -> Any:
         def __init__(self, *given: Any, **named: Any) -> None:
             super().__init__(*given, **named)
             if extra:
-                self.data_collator: Any = _with(extra, self.data_collator)
+                self.data_collator: Any = common.keeping(extra, self.data_collator)
 
         def _set_signature_columns_if_needed(self) -> None:
             super()._set_signature_columns_if_needed()
@@ -134,12 +130,3 @@ def _trainer(extra: Sequence[str], matching: float) -> Any:
 
     return Shared
 
-
-def _with(extra: Sequence[str], collate: Callable[[Rows], dict[str, Any]]) -> Callable[[Rows], dict[str, Any]]:
-    """A collator that keeps these columns of the rows."""
-    import torch
-
-    def both(rows: Rows) -> dict[str, Any]:
-        return {**collate(rows), **{column: torch.tensor([row[column] for row in rows]) for column in extra}}
-
-    return both

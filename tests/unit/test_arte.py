@@ -28,6 +28,7 @@ TASK = Task(
     "t", "Say what it is about.", AnswerFormat("tag", choices=("lights", "music", "weather")), SEEDS, SEEDS,
     (Question("e0", "is it dark outside now", "lights"),),
 )  # fmt: skip
+FREE = replace(TASK, answer=AnswerFormat("tag"))  # a chat names what it drafts itself: no label to draft for
 OPEN = replace(TASK, answer=AnswerFormat("number"), seeds=(Question("s0", "two and two?", "4", "two and two"),))
 CHAT = draft.Settings("chat", 2, 2, 1.0, 1.0, 50, 50, 0.0, 0.9, 2, 0)
 CONTINUE = replace(CHAT, style="continuation")
@@ -55,7 +56,7 @@ class Scripted:
 def test_a_chat_teacher_is_asked_as_in_paper_1a_and_read_tolerantly(tmp_path: Path) -> None:
     teacher = Scripted(lambda p: "dim the lamp</input> <target>lights</target></Question_3>\n<Question_4>\n<input>rock please</input>"
                                  "\n<target> music </target></Question_4><Question_5><input>cut off")  # fmt: skip
-    found = draft.draft_questions(teacher, TASK, CHAT, 2, Store(tmp_path), purpose="draft", label="d")
+    found = draft.draft_questions(teacher, FREE, CHAT, 2, Store(tmp_path), purpose="draft", label="d")
     assert [(d.input, d.target) for d in found.drafts] == [("dim the lamp", "lights"), ("rock please", "music")]
     asked = teacher.asked[0].prefix
     assert TASK.description in asked
@@ -76,7 +77,8 @@ def test_a_label_in_another_case_is_spelled_as_the_task_spells_it_before_the_vot
         Check("x", lambda ds: [Verdict(d.target == "music") for d in ds]),
     ]
     asking = replace(CHAT, attempts=1)
-    found = draft.draft_questions(teacher, TASK, asking, 1, store, purpose="d", label="d", checks=checks)
+    whole = replace(TASK, answer=replace(TASK.answer, kind="text"))
+    found = draft.draft_questions(teacher, whole, asking, 1, store, purpose="d", label="d", checks=checks)
     assert [d.target for d in found.drafts] == ["music"], "what one check puts in its place is what the next one sees"
 
 
@@ -111,7 +113,7 @@ def test_every_answer_gets_its_share_of_the_drafts_as_far_as_the_teacher_can_wri
 def test_bad_and_repeated_questions_are_dropped_with_their_reason(tmp_path: Path) -> None:
     lines = [
         "turn it on!|lights",
-        "feed the cat|cat",
+        "feed the cat|",
         "Is it dark outside now?|lights",
         "x|music",
         "dim the lamp|lights",
@@ -124,7 +126,7 @@ def test_bad_and_repeated_questions_are_dropped_with_their_reason(tmp_path: Path
     )
     teacher = Scripted(lambda p: body.removeprefix("<Question_3><input>"))
     found = draft.draft_questions(
-        teacher, TASK, replace(CHAT, per_prompt=6, attempts=1), 6, Store(tmp_path), purpose="d", label="d"
+        teacher, FREE, replace(CHAT, per_prompt=6, attempts=1), 6, Store(tmp_path), purpose="d", label="d"
     )
     assert [d.input for d in found.drafts] == ["dim the lamp"]
     assert found.dropped == {
@@ -165,7 +167,7 @@ def test_rationales_by_strategy_and_their_answers(tmp_path: Path) -> None:
     teacher = Scripted(lambda p: "since <ans>music</ans>" if "Think" in p.prefix + p.text else "who knows")
     drafts = (Draft("d", "a song", "music", "draft/0", ("s0",)),)
     found = draft.draft_rationales(
-        teacher, TASK, CHAT, drafts, {"a": "Think.", "b": "Guess."}, Store(tmp_path), label="r"
+        teacher, FREE, CHAT, drafts, {"a": "Think.", "b": "Guess."}, Store(tmp_path), label="r"
     )
     assert [(r.strategy, r.answer) for r in found[0].rationales] == [("a", "music"), ("b", None)]
     assert all("output your final answer like <ans>" in p.prefix + p.text for p in teacher.asked)
@@ -280,7 +282,7 @@ def test_an_example_without_an_answer_is_not_taught(tmp_path: Path) -> None:
             return first + "<Question_4><input>rock please</input><target>music</target></Question_4>"
         return "so <ans>lights</ans>" if "lamp" in p.prefix + p.text else "no idea"
 
-    found = tailor.tailor(Scripted(says), TASK, CHAT, 2, Store(tmp_path), purpose="t", arm="a")
+    found = tailor.tailor(Scripted(says), FREE, CHAT, 2, Store(tmp_path), purpose="t", arm="a")
     assert [e.completion for e in found.examples] == ["so <ans>lights</ans>"]
     assert found.dropped["no answer in the rationale"] == 1
 
