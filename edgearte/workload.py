@@ -119,8 +119,9 @@ class _Counter:
 
 
 def pairs_seen(pairs: int, align: Align) -> float:
-    """How many times a pair is learned from. One epoch and `min_steps` are taken in any case. Pairs that are held out say when to stop after
-    that, at `max_steps` at the latest: when is known only afterwards, and the geometric middle is wrong by the same factor at either end."""
+    """How many times a pair is learned from. One epoch and `min_steps` are taken in any case. Pairs that are held out say when to stop
+    after that, at `max_steps` at the latest: when is known only afterwards, and the geometric middle is wrong by the same factor at
+    either end."""
     held = round(align.held_out * pairs)
     if not pairs:
         return 0.0
