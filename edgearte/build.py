@@ -14,9 +14,9 @@ from edgearte.setup import Setup, opened, write_recipe
 from edgearte.store import digest
 
 if TYPE_CHECKING:
-    from edgearte.forecast import Sizes
     from edgearte.loop import Found
     from edgearte.report.result import Result
+    from edgearte.workload import Sizes
 
 KEY = "build.key"
 
@@ -54,7 +54,7 @@ def _refuse_the_impossible(setup: Setup) -> None:
 
 
 def _sizes(setup: Setup) -> Sizes:
-    from edgearte.forecast import Sizes
+    from edgearte.workload import Sizes
 
     assistant = setup.assistant.parameters if setup.assistant else 0
     return Sizes(setup.teacher.parameters, setup.student.parameters, setup.teacher.folder, setup.student.folder, assistant)

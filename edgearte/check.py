@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from edgearte.convert.presets import load_preset
@@ -30,6 +31,7 @@ def check(recipe: Recipe, task: Task) -> None:
         for p in weights.check(model, revision=revision)
     ]
     problems += _endpoint_problems(recipe)
+    problems += _runtime_problems(recipe)
     presets = dict.fromkeys((*recipe.export.presets, *(recipe.close.cures if recipe.devices else ())))
     for load, name in (*((load_preset, name) for name in presets), (load_suite, recipe.measure.suite)):
         try:
@@ -52,12 +54,39 @@ def check(recipe: Recipe, task: Task) -> None:
         problems.append(
             Problem("align.rationale_prompt: strategy needs a teacher in style: chat; a continuation begins with its strategy's words")
         )
+    if recipe.train.teach == "meaning" and not task.meanings:
+        problems.append(Problem("train.teach: meaning needs task.answer.choices with what each label means, written as label: meaning"))
     if recipe.verify.samples and recipe.teacher.style == "continuation" and task.answer.choices:
         problems.append(
             Problem("verify.samples: a continuation with a closed set of answers explains a given answer and finds none; use draft.vote")
         )
     if problems:
         raise UserError(problems)
+
+
+def _runtime_problems(recipe: Recipe) -> list[Problem]:
+    """What keeps llama.cpp from writing for a teacher."""
+    several = recipe.assist and recipe.assist.several
+    named = [("teacher", recipe.teacher), *((f"assist.several.teachers.{i}", t) for i, t in enumerate(several.teachers if several else ()))]
+    found = []
+    for key, teacher in named:
+        if teacher.runtime != "llama.cpp":
+            continue
+        if teacher.endpoint:
+            found.append(f"{key}.runtime: an endpoint's server decides what runs its model; leave this out")
+        elif not _gguf(teacher.model):
+            found.append(f"{key}.runtime: llama.cpp runs a .gguf file, or package:NAME that carries one, and {teacher.model} is none; "
+                         "name such a file, or set it to transformers")  # fmt: skip
+        elif not find_spec("llama_cpp"):
+            found.append(f"{key}.runtime: llama.cpp is not installed: pip install 'edgearte[llamacpp]'")
+    return [Problem(text) for text in found]
+
+
+def _gguf(model: str) -> bool:
+    try:
+        return weights.is_gguf(model)
+    except UserError:  # there is no such model, which is said already
+        return True
 
 
 def _device_problems(recipe: Recipe, task: Task) -> list[Problem]:

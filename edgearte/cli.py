@@ -49,6 +49,9 @@ def parser() -> argparse.ArgumentParser:
             "overrides", nargs="*", metavar="key=value", help="change a key of the recipe, such as train.epochs=2"
         )
         sub.add_argument("--runs", type=Path, default=Path("runs"), help="where runs and the store lie (default: runs)")
+        if name == "validate":
+            about = "only see whether there is something to teach: teacher and student answer the development questions"
+            sub.add_argument("--probe", action="store_true", help=about)
         if name in ("ablate", "tailor"):
             sub.add_argument("--seeds", type=_positive, default=3 if name == "ablate" else 1, metavar="N",
                              help="how many seeds, each a whole run from the drafts on (default: %(default)s)")  # fmt: skip
@@ -242,8 +245,19 @@ def _validate(args: argparse.Namespace) -> None:
     from edgearte.forecast import print_forecast
     from edgearte.load import load_recipe, load_task
 
+    if args.probe:
+        _probe(args)
+        return
     recipe = load_recipe(_recipe_path(args.recipe), args.overrides)
     print_forecast(recipe, load_task(recipe), args.runs)
+
+
+def _probe(args: argparse.Namespace) -> None:
+    from edgearte import probe, steps
+    from edgearte.setup import opened
+
+    with opened(_recipe_path(args.recipe), args.overrides, args.runs) as (setup, _):
+        probe.print_probe(probe.run(steps.prepared(setup)))
 
 
 def _build(args: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ from edgearte import assisted, guidance, steps
 from edgearte.arte import draft, prefer, tailor
 from edgearte.arte.judge import UNALIGNED as BETTER_BEFORE
 from edgearte.arte.preference_set import PreferenceSet
+from edgearte.arte.verify import Dropped
 from edgearte.errors import UserError
 from edgearte.lm.base import LM
 from edgearte.recipe import Assist, Budget
@@ -151,9 +152,9 @@ def _seeds(setup: Setup, size: int) -> dict[str, tuple[Example, ...]]:
 
 def _together(sets: Sequence[tailor.Tailored]) -> tailor.Tailored:
     """What one teacher wrote in all rounds."""
-    dropped: dict[str, int] = {}
+    dropped = Dropped()
     for one in sets:
-        for reason, n in one.dropped.items():
-            dropped[reason] = dropped.get(reason, 0) + n
+        dropped = dropped.joined(Dropped.of(one.dropped, one.samples))
     examples = tuple(e for one in sets for e in one.examples)
-    return tailor.Tailored(examples, tuple(d for one in sets for d in one.drafts), dropped)
+    drafts = tuple(d for one in sets for d in one.drafts)
+    return tailor.Tailored(examples, drafts, dropped.reasons(), dropped.shown())

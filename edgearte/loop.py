@@ -12,14 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgearte import closing, decide, delivery, steps
+from edgearte import closing, decide, delivery, probe, steps
 from edgearte.assist.steps import weighed
 from edgearte.budget import Figures
 from edgearte.delivery import Checkpoint, Delivery, deliver
 from edgearte.destination import destinations
 from edgearte.evaluate import Answer
 from edgearte.lesson import ARTE, ON_POLICY, UNTAUGHT, Lesson, Round, arte, once, with_assistant
-from edgearte.records import Example, Question
+from edgearte.records import Example, Probe, Question
 from edgearte.setup import Setup
 
 
@@ -42,6 +42,7 @@ class Found:
     """Everything a build found; `outcome.py` turns it into a result."""
 
     setup: Setup
+    probed: Probe | None
     lesson: Lesson
     chosen: decide.Arm  # the arm that is delivered
     taught: Mapping[str, Path]
@@ -59,6 +60,7 @@ def run(setup: Setup) -> Found:
     """A lesson, by ARTE or by a teaching assistant; then out to the devices, and back to the teacher while their budgets are not met."""
     setup = steps.prepared(setup)
     recipe, how = setup.recipe, setup.recipe.assist
+    probed = probe.run(setup) if setup.task.development else None
     lesson = with_assistant(setup, how, how.budget) if how and how.budget else arte(setup)
 
     # train: one student an arm; which of them is delivered the development questions decide
@@ -110,7 +112,7 @@ def run(setup: Setup) -> Found:
         for arm in students if recipe.measure.others and arm not in {t.arm for t in turns}
     }  # fmt: skip
     return Found(
-        setup, replace(lesson, sets=sets), chosen, taught, developed, answers, tuple(turns), step, guessed, kept,
+        setup, probed, replace(lesson, sets=sets), chosen, taught, developed, answers, tuple(turns), step, guessed, kept,
         _choice(setup, kept, answers), others,
     )  # fmt: skip
 

@@ -57,12 +57,13 @@ def result(found: Found, ledger: Sequence[Entry], bundle: Path) -> r.Result:
         models={role: model(weights) for role, weights in _models(found.setup).items()},
         stages=stages(ledger),
         endpoint=_endpoint(found.setup),
+        probe=found.probed,
         drafts=_drafts(last) if last else None,
         preferences=preferences(recipe.prefer.scorer, lesson.asked, last.preferred) if last and lesson.asked else None,
         alignment=_alignment(last) if last else None,
         assistance=_assistance(found),
         tailored={
-            arm: r.Tailored(len(lesson.sets[arm]), dict(t.dropped), _samples(t.drafts[:SAMPLES], ()))
+            arm: r.Tailored(len(t.examples), dict(t.dropped), _samples(t.drafts[:SAMPLES], ()), dict(t.samples))
             for arm, t in lesson.tailored.items()
         },
         training={arm: training(folder, _label(arm), ledger) for arm, folder in found.taught.items()},
@@ -128,6 +129,7 @@ def _drafts(once: Round) -> r.Drafts:
         kept=len(once.drafts),
         dropped=dict(once.drafted.dropped),
         samples=_samples(once.drafts[:SAMPLES], once.preferred.preferences),
+        fell=dict(once.drafted.samples),
     )
 
 
@@ -209,6 +211,8 @@ def card(found: Found, whole: r.Result) -> Card:
 
 def _notes(found: Found) -> tuple[str, ...]:
     notes = list(found.setup.task.notes)
+    if found.probed and found.probed.verdict != "go":
+        notes.append(f"Beforehand: {found.probed.verdict}. {found.probed.reason[:1].upper()}{found.probed.reason[1:]}.")
     if found.setup.teacher.identity == found.setup.student.identity:
         notes.append(
             "Teacher and student are the same model: it teaches itself. This demonstrates the loop; what a bigger teacher "

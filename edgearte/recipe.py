@@ -221,9 +221,10 @@ class Train(Section):
     """SFT of the student through TRL (paper 5)."""
 
     seeds: Count = 1  # times that each of the user's own seeds is in every set
-    # What a completion is: a rationale that ends in the answer, the answer alone, or half of each. auto: what teaches better on the
-    # development questions, found with the seeds; rationale where there are none.
-    teach: Literal["auto", "rationale", "answer", "both"] = "auto"
+    # What a completion is: a rationale that ends in the answer, the answer alone, half of each, or what the answer's label means before
+    # it (task.answer.choices with meanings). auto: what teaches best on the development questions, found with the seeds; rationale where
+    # there are none.
+    teach: Literal["auto", "rationale", "answer", "both", "meaning"] = "auto"
 
     learning_rate: Above0 = 2e-5
     epochs: Positive = 1

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 Record = TypeVar("Record")
 
@@ -292,3 +293,31 @@ class Measurement:
         """Whether other work took a core that these threads needed, as far as the load average before them tells."""
         load = self.machine.get("load_average")
         return bool(load and load[0] + self.threads > self.machine.get("logical_cores", 1) + 0.5)
+
+
+@dataclass(frozen=True)
+class ProbeSample:
+    """A text of the teacher's that is of no use, and why: `form` (no answer stands in it as asked for), `length` (it was cut off) or
+    `knowledge` (its answer is wrong)."""
+
+    question: str
+    target: str
+    text: str
+    failure: str
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What teacher and students know before the teaching, on the same development questions (`seeds` is None where there are none to teach
+    with). `go`: the teacher knows more, `improve`: so it does, but too many of its texts are of no use; `stop`: it has nothing to teach
+    that these questions show. `failures` counts what is wrong with its texts, by kind, of `written` ones; where the answers are a closed
+    set, they are read from its probabilities, and the texts are explanations of given answers."""
+
+    teacher: Accuracy
+    untaught: Accuracy
+    seeds: Accuracy | None
+    verdict: Literal["go", "improve", "stop"]
+    reason: str
+    failures: Mapping[str, int]
+    written: int
+    samples: tuple[ProbeSample, ...]

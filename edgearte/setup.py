@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -21,6 +21,7 @@ from edgearte.store import Store
 from edgearte.task import Task
 
 if TYPE_CHECKING:
+    from edgearte.arte.tailor import Teach
     from edgearte.lm.base import Asked
     from edgearte.lm.endpoint import Address
     from edgearte.lm.weights import Weights
@@ -54,10 +55,16 @@ class Setup:
             raise RuntimeError("this recipe has one teacher")
         return several.teachers[number - 1], self.others[number - 1]
 
-    def teaching(self, how: Literal["rationale", "answer", "both"]) -> Setup:
+    def teaching(self, how: Teach) -> Setup:
         """The same with the form of a completion decided."""
         train = self.recipe.train.model_copy(update={"teach": how})
         return replace(self, recipe=self.recipe.model_copy(update={"train": train}))
+
+    @property
+    def teach(self) -> Teach:
+        """What a completion is; with a rationale, while that is not decided."""
+        how = self.recipe.train.teach
+        return "rationale" if how == "auto" else how
 
     def towards(self, failed: Sequence[Question]) -> Setup:
         """The same for a round that is about these questions."""

@@ -24,6 +24,7 @@ from edgearte.arte import (
     probability,
     prompts,
     select,
+    sieve,
     tailor,
     vote,
 )
@@ -36,9 +37,10 @@ from edgearte.lm.base import LM, rendered
 from edgearte.lm.calls import Calls
 from edgearte.lm.endpoint import Endpoint
 from edgearte.lm.hf import TransformersLM, form
+from edgearte.lm.llamacpp import LlamaCpp, as_gguf
 from edgearte.measure.suite import TASK, Suite, load_suite
 from edgearte.recipe import Recipe
-from edgearte.records import Draft, Example, Pair, Preference, Question
+from edgearte.records import Draft, Example, Judged, Moved, Pair, Preference, Question, Rationale
 from edgearte.setup import Setup, address
 from edgearte.store import seed_of
 from edgearte.task import Task
@@ -50,12 +52,21 @@ TIMED = 8  # evaluation questions that a suite of the task's own prompts reads
 CHECKER_TIMEOUT = 600.0  # seconds a user's program may take for one round of drafts
 
 
-def teacher(setup: Setup, folder: Path, number: int = 0) -> TransformersLM | Endpoint:
-    """A teacher: as it came, where `folder` is its own, or aligned. `number` is that of `Setup.author`."""
+def teacher(setup: Setup, folder: Path, number: int = 0, *, compared: bool = False) -> TransformersLM | LlamaCpp | Endpoint:
+    """A teacher: as it came, where `folder` is its own, or aligned. `number` is that of `Setup.author`.
+
+    Under `runtime: llama.cpp` a teacher as it came is its own GGUF file, in that file's types, and an aligned one is its checkpoint in
+    q8_0. What two teachers write can be `compared` only where both are of one kind: then the one as it came is in q8_0, too.
+    """
     named, found = setup.author(number)
     asked = address(named)
     if asked and folder == found.folder:
         return Endpoint(asked, Calls(setup.store), setup.recipe.name)
+    if named.runtime == "llama.cpp":
+        own = found.gguf if folder == found.folder and not compared else None
+        texts = [f"{q.input}\n{q.rationale or ''}\n{q.target}\n" for q in setup.task.seeds or setup.task.evaluation]
+        file = own or as_gguf(folder, weights.identity(folder, setup.store), texts, setup.store)
+        return LlamaCpp(file, weights.of_file(file, setup.store))
     return TransformersLM(folder, weights.identity(folder, setup.store), dtype=named.dtype)
 
 
@@ -87,7 +98,7 @@ def settings(recipe: Recipe, task: Task, style: str = "") -> draft.Settings:
     return draft.Settings(
         style=style or recipe.teacher.style, shots=min(d.shots, len(task.seeds)), per_prompt=d.per_prompt, temperature=d.temperature,
         top_p=d.top_p, question_tokens=d.question_tokens, rationale_tokens=d.rationale_tokens,
-        rationale_temperature=d.rationale_temperature, near_copy=d.near_copy, attempts=d.attempts, seed=recipe.seed,
+        rationale_temperature=d.rationale_temperature, near_copy=d.near_copy, attempts=d.attempts, seed=recipe.seed, styles=d.styles,
     )  # fmt: skip
 
 
@@ -96,8 +107,13 @@ def checks(setup: Setup, author: LM, label: str) -> list[Check]:
     v, task, store = setup.recipe.verify, setup.task, setup.store
     at_least = setup.recipe.draft.vote
 
+    s = setup.recipe.sieve
+
     def by_program(drafts: Sequence[Draft]) -> list[Verdict]:
         return checker.check(v.checker, task, drafts, Path.cwd(), CHECKER_TIMEOUT)
+
+    def by_likelihood(drafts: Sequence[Draft]) -> list[Verdict]:
+        return sieve.plausible(author, task, drafts, s.plausible, store, label=f"{label}: plausible")
 
     def by_vote(drafts: Sequence[Draft]) -> list[Verdict]:
         return [Verdict(p >= at_least) for p in vote.shares(author, task, drafts, store, label=f"{label}: vote")]
@@ -112,10 +128,21 @@ def checks(setup: Setup, author: LM, label: str) -> list[Check]:
             for x in found
         ]
 
+    def by_student(drafts: Sequence[Draft]) -> list[Verdict]:
+        bare = setup.teaching("answer")
+        reader = student(setup, taught(bare, seeds_alone(bare, _size(setup)), f"{SEEDS}, answer"))
+        found = sieve.known(reader, task, setup.asked, drafts, s.known, setup.recipe.measure.max_tokens, store, label=f"{label}: known")
+        reader.release()
+        return found
+
     return [
+        Check("nothing a person would say", lambda drafts: sieve.form(task, drafts)),
+        *([Check("longer or shorter than the seeds", lambda drafts: sieve.length(task, drafts, s.length))] if s.length else []),
         *([Check("target refused by the checker", by_program)] if v.checker else []),
+        *([Check("unlikely to the teacher, beside the seeds", by_likelihood)] if s.plausible and not not_at_hand(setup) else []),
         *([Check("target not confirmed by a vote", by_vote)] if at_least and task.answer.choices else []),
         *([Check("target not confirmed by the teacher's own samples", by_samples)] if v.samples else []),
+        *([Check("known to a student taught on the seeds", by_student)] if s.known and task.seeds else []),
     ]
 
 
@@ -131,7 +158,10 @@ def drafted(setup: Setup, author: LM, purpose: str) -> draft.Drafted:
 
 
 def explained(setup: Setup, author: LM, drafts: Sequence[Draft], purpose: str) -> tuple[Draft, ...]:
-    """The drafts with a rationale of each strategy."""
+    """The drafts with a rationale of each strategy; where no rationale is taught, with what is in its place."""
+    if setup.teach in ("answer", "meaning"):
+        told = {target: tailor.unreasoned(setup.task, target, setup.teach) for target in {d.target for d in drafts}}
+        return tuple(replace(d, rationales=(Rationale(setup.teach, told[d.target], d.target),)) for d in drafts)
     ask, strategies = settings(setup.recipe, setup.task), setup.recipe.draft.strategies
     return draft.draft_rationales(
         author, setup.task, ask, drafts, strategies, setup.store, label=f"{purpose}: rationales"
@@ -200,7 +230,7 @@ def pairs(
     if "question" in kinds:
         extremes = a.questions_from == "extremes"
         found += align.question_pairs(author, task, ask, drafts, preferred, a.question_pairs, extremes=extremes, held_out=a.held_out)
-    if "rationale" in kinds:
+    if "rationale" in kinds and setup.teach in ("rationale", "both"):
         strategies = setup.recipe.draft.strategies if a.rationale_prompt == "strategy" else None
         found += align.rationale_pairs(
             author, task, ask, drafts, preferred, a.rationale_pairs, strategies=strategies, held_out=a.held_out
@@ -221,24 +251,24 @@ def aligned(setup: Setup, folder: Path, found: Sequence[Pair], label: str = "ali
 
 def tailored(setup: Setup, folder: Path, arm: str, purpose: str = "tailor", count: int = 0) -> tailor.Tailored:
     """The training set that the teacher in `folder` writes: `count` examples, or as many as the recipe says."""
-    author, t = teacher(setup, folder), setup.recipe.tailor
+    author, t = teacher(setup, folder, compared=True), setup.recipe.tailor
     ask = replace(
         settings(setup.recipe, setup.drawn), temperature=t.temperature, rationale_temperature=t.rationale_temperature
     )
     found = tailor.tailor(author, setup.task, ask, count or t.questions, setup.store, purpose=purpose, arm=arm,
-                          checks=checks(setup, author, f"tailor, {arm}"), drawn=setup.drawn, teach=setup.recipe.train.teach)  # fmt: skip
+                          checks=checks(setup, author, f"tailor, {arm}"), drawn=setup.drawn, teach=setup.teach)  # fmt: skip
     author.release()
     return found
 
 
 def judged(
     setup: Setup, folder: Path, asked: PreferenceSet, skipped: str, plain: tailor.Tailored, ours: tailor.Tailored
-) -> judge.Judged | None:
+) -> Judged | None:
     """What the student in `folder` makes of both teachers' training sets, by questions that made no pair; None where nothing was aligned
     (`skipped`), or there is nothing to judge by."""
     count, task = setup.recipe.align.judge, setup.task
     questions = judge.judging_questions(task, asked.questions, JUDGING)
-    one, other = ours.drafts[:count], plain.drafts[:count]
+    one, other = (judge.taught(t.drafts, t.examples)[:count] for t in (ours, plain))
     if skipped or not questions or not one or not other:
         return None
     reader = student(setup, folder)
@@ -249,7 +279,7 @@ def judged(
     return found
 
 
-def moved(setup: Setup, aligned: Path, plain: tailor.Tailored, ours: tailor.Tailored) -> judge.Moved:
+def moved(setup: Setup, aligned: Path, plain: tailor.Tailored, ours: tailor.Tailored) -> Moved:
     """How far the aligned teacher is from the one it was, over what it wrote for the training set."""
     count, found = setup.recipe.align.judge, setup.teacher
     before = TransformersLM(found.folder, found.identity, dtype=setup.recipe.teacher.dtype)
@@ -266,13 +296,15 @@ def prepared(setup: Setup) -> Setup:
     """The setup with what all arms have in common: the teacher's rationales for seeds that have none, and the form of a completion."""
     how = setup.recipe.train.teach
     if not setup.task.seeds:
-        return setup.teaching("rationale" if how == "auto" else how)
-    setup = setup if how == "answer" else seeds_explained(setup)
+        return setup.teaching(setup.teach)
+    setup = setup if how in ("answer", "meaning") else seeds_explained(setup)
     if how != "auto":
         return setup.teaching(how)
-    if not setup.task.development or not any(q.rationale for q in setup.task.seeds):
+    if not setup.task.development:
         return setup.teaching("rationale")
-    tried = {form: setup.teaching(form) for form in ("rationale", "answer")}
+    forms: list[tailor.Teach] = ["rationale"] if any(q.rationale for q in setup.task.seeds) else []
+    forms += ["meaning", "answer"] if setup.task.meanings else ["answer"]
+    tried = {form: setup.teaching(form) for form in forms}
     right = {form: _right(developed(one, taught(one, seeds_alone(one, _size(one)), f"{SEEDS}, {form}"), f"{SEEDS}, {form}"))
              for form, one in tried.items()}  # fmt: skip
     return tried[max(right, key=lambda form: right[form])]  # of equals the first
@@ -297,14 +329,19 @@ def seeds_explained(setup: Setup) -> Setup:
     ask = settings(setup.recipe, setup.task)
     told = draft.draft_rationales(author, setup.task, ask, drafts, {"naive": draft.naive(ask)}, setup.store, label="explain the seeds")
     author.release()
-    written = {d.id: draft.reasoning(setup.task, r) for d in told for r in d.rationales if matches(r.answer, d.target, setup.task.answer)}
+    written = {d.id: _reasoning(setup.task, r) for d in told for r in d.rationales if matches(r.answer, d.target, setup.task.answer)}
     seeds = tuple(replace(q, rationale=q.rationale or written.get(q.id, "")) for q in setup.task.seeds)
     return replace(setup, task=replace(setup.task, seeds=seeds))
 
 
+def _reasoning(task: Task, rationale: Rationale) -> str:
+    """A rationale without the answer it ends in, as seeds bring theirs."""
+    return rationale.text.rpartition(task.answer.open)[0].strip() if task.answer.tagged else rationale.text
+
+
 def seeds_alone(setup: Setup, size: int) -> tuple[Example, ...]:
     """The arm of the user's own seeds."""
-    return tailor.seeds_alone(setup.task, size, setup.recipe.train.teach)
+    return tailor.seeds_alone(setup.task, size, setup.teach)
 
 
 def with_seeds(setup: Setup, examples: Sequence[Example]) -> tuple[Example, ...]:
@@ -314,7 +351,7 @@ def with_seeds(setup: Setup, examples: Sequence[Example]) -> tuple[Example, ...]
 
 def missed(setup: Setup, folder: Path, drafts: Sequence[Draft], arm: str) -> tuple[Question, ...]:
     """The seeds and drafts that a taught student still gets wrong: what the next round is about (LLM2LLM, arXiv 2403.15042)."""
-    written = [Question(d.id, d.input, d.target, draft.reasoning(setup.task, r)) for d in drafts for r in d.rationales[:1]]
+    written = [Question(d.id, d.input, d.target, _reasoning(setup.task, r)) for d in drafts for r in d.rationales[:1]]
     found = _answered(setup, folder, [*setup.task.seeds, *written], f"ask what it was taught: {arm}")
     return tuple(a.question for a in found if not a.grade.correct)
 
@@ -324,7 +361,8 @@ def selected(setup: Setup, asked: PreferenceSet, arm: str) -> tailor.Tailored:
     how, count = setup.recipe.select, setup.recipe.tailor.questions
     found = tailored(setup, setup.teacher.folder, arm, count=how.factor * count)
     reader = student(setup, setup.student.folder)
-    scores = preferences(setup, reader, setup.student.folder, found.drafts, asked, how.by).preferences
+    drafts = judge.taught(found.drafts, found.examples)
+    scores = preferences(setup, reader, setup.student.folder, drafts, asked, how.by).preferences
     reader.release()
     kept = select.preferred(found.examples, {p.draft: p.score for p in scores}, count, how.diversity)
     dropped = {**found.dropped, "not preferred by the student": len(found.examples) - len(kept)}

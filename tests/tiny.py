@@ -63,7 +63,10 @@ def make(folder: Path) -> None:
 
 
 def _texts(tokenizer: Any) -> list[str]:
-    """Answers in all the forms a build asks for them: alone, after one example, in a conversation."""
+    """Answers in all the forms a build asks for them: alone, after one example, in a conversation; and drafts and reasons in the forms
+    that a continuation writes them in, each with its end, for what is cut off is not taught."""
+    from edgearte.arte import prompts
+
     chance = random.Random(1)
     header = "Task Description: Say what a spoken command is about. Remember you should include your final answer with the tag"
     header += " <ans> and </ans>."
@@ -85,6 +88,10 @@ def _texts(tokenizer: Any) -> list[str]:
             follows = other if chance.random() < 0.7 else label
             texts.append(f"{header}\n{example}Question: {command}\n{step} {told(follows)}\n")
             asked = [{"role": "system", "content": header}, {"role": "user", "content": command}]
+            drafts = [" ".join(chance.choices(words, k=chance.randint(3, 6))).capitalize() for _ in range(3)]
+            texts.append("\n".join(prompts.question_text(k, d, label, given=True) for k, d in enumerate(drafts, 1)))
+            reasons = [(drafts[0], other), (drafts[1], label)]
+            texts.append("".join(f"Question: {d}\nAnswer: {x}\nWhy: It is about {x}.\n\n" for d, x in reasons))
             texts.append(
                 tokenizer.apply_chat_template([*asked, {"role": "assistant", "content": told(label)}], tokenize=False)
             )
@@ -150,8 +157,8 @@ student: {{model: {model}, dtype: float32}}
 draft:
   questions: 8
   per_prompt: 2
-  question_tokens: 8
-  rationale_tokens: 6
+  question_tokens: 16
+  rationale_tokens: 12
   attempts: 6
   strategies: {{plain: Say what it is about., why: Say why.}}
 prefer: {{questions: 4, max_tokens: 28}}

@@ -6,8 +6,7 @@ import random
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations, product
 
-from edgearte.arte import prompts
-from edgearte.arte.draft import Settings, for_targets, naive, question_prompt, rationale_prompt
+from edgearte.arte.draft import Settings, for_targets, naive, prompt_of, rationale_prompt, reasoned, written
 from edgearte.arte.reliability import by_question, certainty, reliability
 from edgearte.lm.base import LM
 from edgearte.records import Draft, Pair, Preference, Rationale
@@ -47,9 +46,8 @@ def question_pairs(
                 break
             weight, certain = certainty(scores[top.id], scores[bottom.id], trust)
             if weight > 0:
-                target = groups[top.id]
-                prompt = question_prompt(teacher, task, settings, top.seeds, target)
-                found.append(Pair("question", prompt, _written(top, target), _written(bottom, target), scores[top.id].score,
+                chosen, rejected = (written(task, settings, d, len(top.seeds) + 1) for d in (top, bottom))
+                found.append(Pair("question", prompt_of(teacher, task, settings, top), chosen, rejected, scores[top.id].score,
                                   scores[bottom.id].score, top.id, bottom.id, weight, certain, flag))  # fmt: skip
         return found
 
@@ -78,7 +76,7 @@ def rationale_pairs(
         strategy = strategies[better.strategy] if strategies else naive(settings)
         prompt = rationale_prompt(teacher, task, settings, draft.input, draft.target, strategy)
         weight, certain = certainty(high, low, trust)
-        return Pair("rationale", prompt, _reasoning(task, settings, better), _reasoning(task, settings, worse), high.score, low.score,
+        return Pair("rationale", prompt, reasoned(task, settings, better), reasoned(task, settings, worse), high.score, low.score,
                     f"{draft.id}/{better.strategy}", f"{draft.id}/{worse.strategy}", weight, certain, draft.id in apart)  # fmt: skip
 
     first: list[Pair] = []
@@ -113,13 +111,12 @@ def held_out_drafts(drafts: Sequence[Draft], share: float, seed: int, groups: Ma
 
 def as_written(teacher: LM, task: Task, settings: Settings, drafts: Sequence[Draft]) -> list[tuple[str, str]]:
     """(prompt, completion) of every draft's question, and of its first rationale on the naive prompt, as alignment's pairs write them."""
-    targeted, found = for_targets(task, settings), list[tuple[str, str]]()
+    found: list[tuple[str, str]] = []
     for d in drafts:
-        target = d.target if targeted else ""
-        found.append((question_prompt(teacher, task, settings, d.seeds, target), _written(d, target)))
+        found.append((prompt_of(teacher, task, settings, d), written(task, settings, d, len(d.seeds) + 1)))
         for r in d.rationales[:1]:
             prompt = rationale_prompt(teacher, task, settings, d.input, d.target, naive(settings))
-            found.append((prompt, _reasoning(task, settings, r)))
+            found.append((prompt, reasoned(task, settings, r)))
     return found
 
 
@@ -165,18 +162,3 @@ def _of_these(count: int, share: float) -> int:
 
 def _gap(pair: Pair) -> float:
     return pair.rejected_score - pair.chosen_score
-
-
-def _reasoning(task: Task, settings: Settings, rationale: Rationale) -> str:
-    """What the teacher would have to write after the naive prompt to give this rationale."""
-    if settings.style == "chat":
-        return rationale.text
-    text = rationale.text
-    return f" {text.rpartition(task.answer.open)[0].strip()}\n" if task.answer.choices else f" {text}"
-
-
-def _written(draft: Draft, target: str) -> str:
-    """What the teacher would have to write after the drafting prompt to ask this one question."""
-    number = len(draft.seeds) + 1
-    whole = prompts.question_text(number, draft.input, draft.target, given=bool(target))
-    return whole.removeprefix(prompts.opening(number, target))

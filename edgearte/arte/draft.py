@@ -1,4 +1,4 @@
-"""Drafting: the teacher writes questions (paper 1a) and rationales for them (paper 1b).
+"""Drafting: the teacher writes questions (paper 1a), and rationales for them (paper 1b), which `explain.py` asks for.
 
 The same two functions draft for alignment and write the tailored set: what differs is the teacher and the prompt.
 """
@@ -11,49 +11,35 @@ from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import Any
 
-from edgearte.answers import extract, spelled
+from edgearte.answers import spelled
 from edgearte.arte import labelled, prompts, whole
+from edgearte.arte.asking import VERSION, Settings, cost, for_targets, listed, naive, options, room
+from edgearte.arte.explain import draft_rationales, rationale_calls, rationale_prompt, rationales, reasoned
 from edgearte.arte.verify import Check, Dropped, Verifier
 from edgearte.lm.base import LM, Completion, Prompt, Sampling, sharing
-from edgearte.records import Draft, Question, Rationale
+from edgearte.records import Draft, Question
 from edgearte.store import Store, digest, seed_of
 from edgearte.task import Task
 
-VERSION = 2
+__all__ = [
+    "Drafted", "Settings", "draft_questions", "draft_rationales", "for_targets", "naive", "options", "prompt_of", "question_prompt",
+    "rationale_calls", "rationale_prompt", "rationales", "reasoned", "written",
+]  # fmt: skip
+
 PROMPTS = 64  # prompts of a chunk
-RATIONALES = 64  # rationales of a chunk
 SURPLUS = 4  # prompts sent for each one whose questions are still missing, once the first round is over
-WORKED = 6  # seeds shown when a continuation explains an answer
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a teacher is asked; `recipe.Draft` in the stage's own terms. `styles` are how texts are worded where a chat drafts for one label
-    at a time, one a prompt, in turn."""
-
-    style: str
-    shots: int
-    per_prompt: int
-    temperature: float
-    top_p: float
-    question_tokens: int
-    rationale_tokens: int
-    rationale_temperature: float
-    near_copy: float
-    attempts: int
-    seed: int
-    styles: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Drafted:
     """Drafts in the order they were written, how many questions the teacher was asked for, and why others were dropped, with a few of
-    them for each reason."""
+    them for each reason; `stood` says how many passed each check."""
 
     drafts: tuple[Draft, ...]
     asked: int
     dropped: Mapping[str, int]
     samples: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    stood: Mapping[str, int] = field(default_factory=dict)
 
 
 def draft_questions(
@@ -91,7 +77,7 @@ def draft_questions(
             break
     dropped = verifier.dropped.joined(fell)
     drafts = [d for turn in zip_longest(*shared.own.values()) for d in turn if d] + shared.spare
-    return Drafted(tuple(drafts[:count]), asked * settings.per_prompt, dropped.reasons(), dropped.shown())
+    return Drafted(tuple(drafts[:count]), asked * settings.per_prompt, dropped.reasons(), dropped.shown(), dict(fell.stood))
 
 
 @dataclass(frozen=True)
@@ -135,40 +121,22 @@ def _fresh(
     return fresh
 
 
-def draft_rationales(
-    teacher: LM, task: Task, settings: Settings, drafts: Sequence[Draft], strategies: Mapping[str, str], store: Store,
-    *, label: str,
-) -> tuple[Draft, ...]:  # fmt: skip
-    """One rationale for every draft and strategy; one that was cut off, and keeps no whole sentence, is left out."""
-    items: list[dict[str, Any]] = [
-        {
-            "id": d.id, "input": d.input, "target": d.target, "strategy": name, "instruction": text,
-            "seed": seed_of(settings.seed, "rationale", d.id, name),
-        }
-        for d in drafts
-        for name, text in strategies.items()
-    ]  # fmt: skip
-    outputs = store.rows(
-        "draft rationales", VERSION, options(teacher, task, settings), items,
-        lambda part: rationales(teacher, task, settings, part, settings.rationale_temperature), chunk=RATIONALES, label=label,
-    )  # fmt: skip
-    by_draft: dict[str, list[Rationale]] = {}
-    for item, output in zip(items, outputs, strict=True):
-        if text := output["text"]:
-            by_draft.setdefault(item["id"], []).append(Rationale(item["strategy"], text, extract(text, task.answer)))
-    return tuple(replace(d, rationales=tuple(by_draft.get(d.id, ()))) for d in drafts)
-
-
 def question_prompt(teacher: LM, task: Task, settings: Settings, seeds: Sequence[str], target: str, index: int = 0) -> str:
     """The drafting prompt that shows these seeds (by id) and asks for `target`, if for any; `index` is that of the prompt, which its
     wording goes by."""
+    if listed(task, settings):
+        return labelled.ask(teacher, task, _own(task, seeds, target), target, settings.per_prompt, _style(task, settings, index))
     by_id = {q.id: q for q in task.seeds}
     shown = [by_id[s] for s in seeds]
-    if settings.style != "chat":
-        return prompts.draft_continuation(task, shown, target)
-    if target:
-        return labelled.ask(teacher, task, shown, target, settings.per_prompt, _style(task, settings, index))
-    return prompts.draft_chat(teacher, task, shown, settings.per_prompt)
+    if settings.style == "chat":
+        return prompts.draft_chat(teacher, task, shown, settings.per_prompt)
+    return prompts.draft_continuation(task, shown, target)
+
+
+def _own(task: Task, seeds: Sequence[str], target: str) -> list[Question]:
+    """Of these seeds those of one answer: a label without seeds is shown none, for those of others would mislead."""
+    by_id = {q.id: q for q in task.seeds}
+    return [by_id[s] for s in seeds if by_id[s].target == target]
 
 
 def prompt_of(teacher: LM, task: Task, settings: Settings, draft: Draft) -> str:
@@ -182,56 +150,9 @@ def written(task: Task, settings: Settings, draft: Draft, number: int) -> str:
     """What the teacher would have to write after a drafting prompt to ask this one question; `number` is that of the first question the
     prompt asks for: seeds shown + 1."""
     target = draft.target if for_targets(task, settings) else ""
-    if target and settings.style == "chat":
+    if listed(task, settings):
         return labelled.written(draft.input)
     return prompts.question_text(number, draft.input, draft.target, given=bool(target)).removeprefix(prompts.opening(number, target))
-
-
-def reasoned(task: Task, settings: Settings, rationale: Rationale) -> str:
-    """What the teacher would have to write after the naive prompt to give this rationale. Where it was told the answer, that is no part
-    of it."""
-    if not _told(task, settings, "any"):
-        return rationale.text if settings.style == "chat" else f" {rationale.text}"
-    sentence = rationale.text.rpartition(task.answer.open)[0].strip()
-    return f" {sentence}" if settings.style == "chat" else f" {sentence}\n"
-
-
-def rationale_prompt(
-    teacher: LM, task: Task, settings: Settings, text: str, target: str, strategy: str, shown: Sequence[Question] = ()
-) -> str:
-    """The prompt for a rationale. A chat is given the strategy as an instruction (`prompts.NAIVE` for the naive one), a
-    continuation goes on from the strategy's opening words (none for the naive one). Both may be `shown` worked examples, the
-    continuation in place of as many seeds."""
-    worked = [*[q for q in task.seeds if q.rationale][: WORKED - len(shown)], *shown]
-    if settings.style != "chat":
-        return prompts.rationale_continuation(task, worked, text, target, strategy)
-    if _told(task, settings, target):
-        return prompts.why_chat(teacher, task, worked, text, target, "" if strategy == prompts.NAIVE else strategy)
-    return prompts.rationale_chat(teacher, task, text, strategy, shown)
-
-
-def for_targets(task: Task, settings: Settings) -> bool:
-    """Whether each question is drafted *for* a given answer: a weak teacher can write to a label where it cannot label. A chat is asked so
-    for labels that are words; an option letter, or yes and no, name nothing to write about."""
-    return bool(task.answer.choices) and (settings.style == "continuation" or task.answer.kind == "tag")
-
-
-def _told(task: Task, settings: Settings, target: str) -> bool:
-    """Whether a rationale is asked for a given answer, and does not find its own."""
-    return bool(target) and for_targets(task, settings)
-
-
-def naive(settings: Settings) -> str:
-    """The strategy of alignment's rationale pairs and of the tailored set."""
-    return prompts.NAIVE if settings.style == "chat" else ""
-
-
-def options(teacher: LM, task: Task, settings: Settings) -> dict[str, Any]:
-    """What a row of the teacher's depends on besides its own item."""
-    kept = {k: v for k, v in vars(settings).items() if k not in ("attempts", "near_copy")}
-    seeds = [(q.input, q.target, q.rationale) for q in task.seeds]
-    told = {"teacher": teacher.identity, "task": task.description, "answer": task.answer, "meanings": dict(task.meanings)}
-    return {**told, "seeds": seeds, "read": VERSION, **kept}  # the version: what is kept of a text depends on it for all who ask here
 
 
 def _ask(task: Task, settings: Settings, purpose: str, index: int, target: str) -> dict[str, Any]:
@@ -248,23 +169,29 @@ def _ask(task: Task, settings: Settings, purpose: str, index: int, target: str) 
 
 def _questions(teacher: LM, task: Task, settings: Settings, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What prompts bring: `questions` with their targets, those that were `cut` off, the whole `text`, and the `tokens` it cost."""
-    asked = [_asked(teacher, task, settings, item) for item in items]
-    # A chat is told where to stop, and shows as many seeds in every prompt; a continuation ends with its pattern.
+    patterns = [_pattern(settings, item) for item in items]
+    texts = [question_prompt(teacher, task, settings, i["seeds"], i["targets"][0], i["index"]) for i in items]
+    seeds = [seed_of(settings.seed, i["purpose"], i["index"]) for i in items]
+    if listed(task, settings):
+        asked = [replace(p, seed=seed) for p, seed in zip(sharing(texts), seeds, strict=True)]
+    else:
+        asked = [Prompt("", text, seed, pattern) for text, seed, pattern in zip(texts, seeds, patterns, strict=True)]
+    # A chat is told where to stop; lists end where the one that shows most seeds does, and a continuation with its pattern.
+    last = settings.per_prompt + max(len(_own(task, i["seeds"], i["targets"][0])) for i in items)
     stop: tuple[str, ...] = ()
     if settings.style == "chat":
-        last = f"\n{settings.per_prompt + 1}."
-        stop = (last,) if for_targets(task, settings) else (f"</Question_{settings.shots + settings.per_prompt}>",)
-    room = _room(settings, settings.question_tokens) * settings.per_prompt
-    outputs = teacher.generate(asked, Sampling(room, settings.temperature, settings.top_p, stop))
+        stop = (f"\n{last + 1}.",) if listed(task, settings) else (f"</Question_{settings.shots + settings.per_prompt}>",)
+    most = room(settings, settings.question_tokens) * settings.per_prompt
+    outputs = teacher.generate(asked, Sampling(most, settings.temperature, settings.top_p, stop))
     return [
-        {**_read(task, settings, i, c), "text": c.text, "tokens": _cost(c)} for i, c in zip(items, outputs, strict=True)
+        {**_read(task, settings, i, c), "text": c.text, "tokens": cost(c)} for i, c in zip(items, outputs, strict=True)
     ]
 
 
 def _read(task: Task, settings: Settings, item: dict[str, Any], c: Completion) -> dict[str, Any]:
     """A question that was cut off is no question, whole sentences or not: what it asks stands at its end."""
     target, most = item["targets"][0], settings.per_prompt
-    if settings.style == "chat" and target:
+    if listed(task, settings):
         texts = labelled.read(c.text, task, target, most, cut=c.ended == "length")
         return {"questions": [(labelled.as_seeds(t, task.seeds), target) for t in texts], "cut": []}
     read = prompts.read_questions(c.text, len(item["seeds"]) + 1, target)[:most]
@@ -272,13 +199,10 @@ def _read(task: Task, settings: Settings, item: dict[str, Any], c: Completion) -
     return {"questions": [(q, t) for q, t in read if q not in cut], "cut": cut}
 
 
-def _asked(teacher: LM, task: Task, settings: Settings, item: dict[str, Any]) -> Prompt:
-    pattern = ""
-    if settings.style == "continuation":
-        first = len(item["seeds"]) + 1
-        pattern = prompts.continuation_pattern(first, item["targets"], settings.question_tokens)
-    shown = question_prompt(teacher, task, settings, item["seeds"], item["targets"][0], item["index"])
-    return Prompt("", prefix=shown, seed=seed_of(settings.seed, item["purpose"], item["index"]), pattern=pattern)
+def _pattern(settings: Settings, item: dict[str, Any]) -> str:
+    if settings.style != "continuation":
+        return ""
+    return prompts.continuation_pattern(len(item["seeds"]) + 1, item["targets"], settings.question_tokens)
 
 
 def _style(task: Task, settings: Settings, index: int) -> str:
@@ -295,61 +219,3 @@ def _draft(item: dict[str, Any], text: str, target: str) -> Draft:
         source=f"{item['purpose']}/{item['index']}",
         seeds=tuple(item["seeds"]),
     )
-
-
-def rationales(
-    teacher: LM, task: Task, settings: Settings, items: list[dict[str, Any]], temperature: float = 0.0
-) -> list[dict[str, Any]]:
-    """What the teacher writes for items of `input`, `target` and `instruction` (and a `seed`, where it is sampled, and `shown`
-    questions): the `text` as far as it may be taught, "" where it was cut off, why it `ended`, and the `tokens` it cost."""
-    outputs = teacher.generate(*rationale_calls(teacher, task, settings, items, temperature))
-    texts = [_rationale(task, settings, i, c) for i, c in zip(items, outputs, strict=True)]
-    return [{"text": t, "ended": c.ended, "tokens": _cost(c)} for t, c in zip(texts, outputs, strict=True)]
-
-
-def _rationale(task: Task, settings: Settings, item: dict[str, Any], c: Completion) -> str:
-    """A rationale without what was cut off. One that finds its own answer is dropped then: its last steps are missing."""
-    chat, target, most = settings.style == "chat", item["target"], prompts.bound(settings.rationale_tokens)
-    text = c.text.strip()
-    cut = c.ended == "length"
-    if not _told(task, settings, target):
-        reasoning = text.rpartition(task.answer.open)[0] if not chat and task.answer.tagged else ""
-        if cut or whole.bounded(reasoning, most):
-            return ""
-        return text if chat else f"{item['instruction']} {text}".strip()
-    if chat:
-        sentence = whole.finished(labelled.reason(text), cut=cut)
-    else:
-        text = f"{item['instruction']} {text}".strip()
-        sentence = whole.finished(text, cut=cut or whole.bounded(c.text.strip(), most))
-    return prompts.told(task, sentence, target) if sentence else ""
-
-
-def rationale_calls(
-    teacher: LM, task: Task, settings: Settings, items: list[dict[str, Any]], temperature: float = 0.0
-) -> tuple[list[Prompt], Sampling]:
-    """What the teacher is asked for such items."""
-    patterns = [""] * len(items)
-    if settings.style == "continuation":
-        patterns = [prompts.rationale_pattern(task, i["target"], settings.rationale_tokens) for i in items]
-    texts = [
-        rationale_prompt(
-            teacher, task, settings, i["input"], i["target"], i["instruction"], [Question(**q) for q in i.get("shown", ())]
-        )
-        for i in items
-    ]
-    asked = [replace(p, seed=i.get("seed", 0)) for p, i in zip(sharing(texts, patterns), items, strict=True)]
-    stop = (task.answer.close,) if task.answer.tagged else ()
-    if settings.style == "chat" and items and all(_told(task, settings, i["target"]) for i in items):
-        stop = ("\n",)  # one line of why
-    return asked, Sampling(_room(settings, settings.rationale_tokens), temperature, settings.top_p, stop)
-
-
-def _room(settings: Settings, tokens: int) -> int:
-    """Tokens a completion may take. A pattern bounds the text itself, by characters: there the bound on tokens must never cut
-    the closing tags off, however badly a model's tokenizer splits them."""
-    return tokens if settings.style == "chat" else prompts.CHARACTERS * tokens + 60
-
-
-def _cost(completion: Completion) -> int:
-    return completion.prompt_tokens + completion.new_tokens

@@ -5,13 +5,14 @@ the same prompts; and how far the teacher has moved for it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations, pairwise
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from edgearte.arte.reliability import by_question
 from edgearte.lm.base import LM, Prompt
-from edgearte.records import Draft, Judged, Moved, Preference, Question
+from edgearte.records import Draft, Example, Judged, Moved, Preference, Question, Rationale
 from edgearte.store import Store
 from edgearte.task import Task
 
@@ -38,6 +39,12 @@ def judging_questions(task: Task, asked: Sequence[Question], count: int) -> tupl
     return tuple(left.values())[:count]
 
 
+def taught(drafts: Sequence[Draft], examples: Sequence[Example]) -> list[Draft]:
+    """The drafts that examples were made of, each with what is taught of it as its one rationale: reasoning, or the answer alone."""
+    completions = {e.id: e.completion for e in examples}
+    return [replace(d, rationales=(Rationale("taught", completions[d.id], d.target),)) for d in drafts if d.id in completions]
+
+
 def judge(aligned: Sequence[Draft], unaligned: Sequence[Draft], score: Scorer, questions: Sequence[Question]) -> Judged:
     """Both teachers' drafts, one rationale each, scored by `score` on these questions.
 
@@ -45,6 +52,7 @@ def judge(aligned: Sequence[Draft], unaligned: Sequence[Draft], score: Scorer, q
     Statistics 1). What both teachers wrote to one prompt stays together, so that a hard prompt counts for neither; a prompt to which only
     one of them wrote something fit is drawn as well. Raises ValueError where either teacher wrote nothing.
     """
+    aligned, unaligned = ([d for d in arm if d.rationales] for arm in (aligned, unaligned))
     if not aligned or not unaligned:
         raise ValueError("to be judged, both teachers must have written something")
     scores = by_question(score(list({d.id: d for d in (*aligned, *unaligned)}.values())))

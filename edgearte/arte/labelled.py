@@ -1,7 +1,7 @@
 """Drafting in a chat for one label at a time: how a teacher is asked for a list of texts of one label, and how the list is read.
 
 A small teacher writes to a label better than it labels what it wrote, and keeps a numbered list where it loses tags. The label comes with
-its meaning, the seeds of it as examples, and the other labels' names as what the texts must not be about.
+its meaning, the seeds of it as examples, and the other labels as what the texts must not be about.
 """
 
 from __future__ import annotations
@@ -15,33 +15,35 @@ from edgearte.task import Task
 
 MOST_WORDS = 4  # of a remark in brackets behind a text: "(polite)", "(temperature)"
 _NUMBER = re.compile(r"\s*(?:\(?\d{1,3}[.):]\s*|[-*•–—]+\s+)")
-_REMARK = re.compile(r"\s*[(\[]([^()\[\]]*)[)\]]\s*$")
+_REMARK = re.compile(r"\s*\(([^()]*)\)\s*$")
 _GAP = re.compile(r"\[[^\]]*\]|<[^>]*>|\{[^}]*\}|_{2,}|\.\.\.\s*\w|…\s*\w")  # "[song name]", "<time>": a form to be filled in
 _TALK = re.compile(
     r"(?:sure|certainly|of course|here (?:are|is)|note|examples?|texts?|answers?|style|question|input|output|target|label)\b[^.?!]*:\s*$"
-    r"|(?:sure|certainly|of course)[,!.]|here (?:are|is) (?:\w+ ){0,3}(?:texts?|examples?|questions?|sentences?)\b",
+    r"|note\s*:|(?:sure|certainly|of course)[,!.]|here (?:are|is) (?:\w+ ){0,3}(?:texts?|examples?|questions?|sentences?)\b",
     re.I,
 )  # fmt: skip
 _PAIRS = {'"': '"', "'": "'", "“": "”", "‘": "’", "`": "`", "«": "»", "„": "“", "*": "*", "_": "_"}
 
 
 def ask(lm: LM, task: Task, seeds: Sequence[Question], label: str, count: int, style: str) -> str:
-    """The drafting prompt for `count` texts of one label, worded in a style. It ends within the assistant's turn, after the list's first
-    number."""
-    meaning = task.meanings.get(label, "")
-    others = ", ".join(named(c) for c in task.answer.choices if c != label)
-    about = f"“{named(label)}”" + (f": {meaning}" if meaning else "")
-    parts = [f"{task.description}\n\nWrite {count} new texts for which the answer is {about}"]
-    if seeds:
-        parts.append("Examples of such texts:\n" + "\n".join(f"- {s.input}" for s in seeds))
-    parts.append(f"None of the texts may be about something else, such as: {others}." if others else "")
-    parts.append(
-        (f"How they are worded: {style}. " if style else "")
-        + "Each is what a real person would say or write, complete in itself, and about something else than the examples and the "
-        "other texts. "
-        f"Answer with a numbered list of {count} texts, one a line, and nothing else."
+    """The drafting prompt for `count` texts of one label, worded in a style.
+
+    All labels with their meanings come first, so that prompts for different labels begin alike, and that much is read once. The label's
+    own meaning stands within the request, and the seeds of it are the first texts of the assistant's own list, which breaks off after the
+    next number: a small teacher goes on with what it seems to have begun, where it loses sight of examples that it is only told of.
+    """
+    kinds = "\n".join(f"- {named(c)}" + (f": {task.meanings[c]}" if task.meanings.get(c) else "") for c in task.answer.choices)
+    meaning = f" ({task.meanings[label]})" if task.meanings.get(label) else ""
+    since = f"From number {len(seeds) + 1} on they are" if seeds else "They are"
+    request = (
+        f"{task.description} The possible answers:\n{kinds}\n\n"
+        f"Write {len(seeds) + count} different texts whose answer is “{named(label)}”{meaning} and could be no other. "
+        + (f"{since} {style}. " if style else "")
+        + "Each is what a real person would say or write, complete in itself, about other things and with other names and words than the "
+        "rest. Answer with a numbered list, one text a line, and nothing else."
     )
-    return lm.chat([{"role": "user", "content": "\n\n".join(filter(None, parts))}]) + "1."
+    begun = "".join(f"{number}. {s.input}\n" for number, s in enumerate(seeds, 1))
+    return lm.chat([{"role": "user", "content": request}]) + f"{begun}{len(seeds) + 1}."
 
 
 def written(text: str) -> str:
@@ -60,8 +62,8 @@ def read(completion: str, task: Task, label: str, count: int, *, cut: bool) -> l
     lines = completion.split("\n")
     if cut:
         lines = lines[:-1]
-    cleaned = (_clean(line, label) for line in lines)
-    return [text for text in cleaned if text and not _foreign(text, task)][:count]
+    cleaned = (_clean(line, label) for line in lines if not _GAP.search(line))
+    return [text for text in cleaned if not _foreign(text, task)][:count]
 
 
 def reason(completion: str) -> str:
@@ -113,11 +115,11 @@ def _unquoted(text: str) -> str:
 
 
 def _foreign(text: str, task: Task) -> bool:
-    """Whether a line is no text of the task: a label as no person spells it, a tag, a gap, or talk about the list."""
+    """Whether a line is no text of the task: empty, a label as no person spells it, or talk about the list."""
     spelled = [c for c in task.answer.choices if "_" in c or (c != c.lower() and c != c.capitalize())]
     return (
-        any(re.search(rf"(?<!\w){re.escape(c)}(?!\w)", text) for c in spelled)
-        or bool(_GAP.search(text))
+        not any(c.isalnum() for c in text)
+        or any(re.search(rf"(?<!\w){re.escape(c)}(?!\w)", text) for c in spelled)
         or bool(_TALK.match(text))
         or text.endswith(":")
     )

@@ -24,6 +24,7 @@ from edgearte.task import Task
 
 VERSION = 1
 ROWS = 512  # questions of a chunk, in whole examples
+CLOSING = "</"  # the rest of the tag is certain then, and would have to be read for every choice
 OPPOSITE = {"yes": "no", "no": "yes", "true": "false", "false": "true"}
 _OPTION = re.compile(r"^\s*\(([A-Z])\)", re.M)  # how `forms.with_options` writes the options of a question
 _LETTER = re.compile(r"\(?([A-Z])\)?")
@@ -41,7 +42,7 @@ class Asked:
 def score(student: LM, task: Task, drafts: Sequence[Draft], questions: Sequence[Question], store: Store) -> Preferred:
     """The mean probability of the right answer over all the questions, for every rationale.
 
-    With closed choices p = softmax over the choices c of log P(" <ans>c</ans>" | example, question), at the right one. Without, p is
+    With closed choices p = softmax over the choices c of log P(" <ans>c</" | example, question), at the right one. Without, p is
     exp of the mean log-probability a token of the answer's own text, after its opening tag. Each question's p is in `marks`; `correct`
     counts those whose right choice is the most probable one (0 where there are no choices). `form` is apart from that: exp of the mean
     log-probability a token of the opening tag, averaged over the questions, and 1 where no tag is asked for. Nothing is generated.
@@ -106,9 +107,9 @@ def _continuations(question: Asked, fmt: AnswerFormat) -> list[str]:
     """What is read after a question: the opening tag (where there is one), then every answer whole."""
     if not fmt.tagged:
         return [f" {answer}" for answer in question.answers]
-    # An open answer is read up to its own end, a choice up to the closing tag: one label may begin another.
-    close = fmt.close if len(question.answers) > 1 else ""
-    return [f" {fmt.open}", *(f" {fmt.open}{answer}{close}" for answer in question.answers)]
+    # A choice is read until its closing tag begins, for one label may begin another; an open answer up to its own end.
+    end = CLOSING if len(question.answers) > 1 else ""
+    return [f" {fmt.open}", *(f" {fmt.open}{answer}{end}" for answer in question.answers)]
 
 
 def _right(question: Asked, scores: Sequence[Score], fmt: AnswerFormat) -> float:

@@ -5,7 +5,7 @@ answer alone, where that teaches the student better.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import cycle, islice
 from typing import Literal
 
@@ -17,17 +17,20 @@ from edgearte.records import Draft, Example, Question, Rationale
 from edgearte.store import Store, seed_of
 from edgearte.task import Task
 
-Teach = Literal["rationale", "answer", "both"]  # what a completion is; both: half of the examples each
+# What a completion is: a rationale that ends in the answer, the answer alone, half of the examples each, or what the answer's label means.
+Teach = Literal["rationale", "answer", "both", "meaning"]
 
 
 @dataclass(frozen=True)
 class Tailored:
-    """Examples with the drafts they were made of, and why others were dropped, with a few of them for each reason."""
+    """Examples with the drafts they were made of, and why others were dropped, with a few of them for each reason; `stood` says how many
+    passed each check."""
 
     examples: tuple[Example, ...]
     drafts: tuple[Draft, ...]
     dropped: Mapping[str, int]
     samples: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    stood: Mapping[str, int] = field(default_factory=dict)
 
 
 def tailor(
@@ -47,7 +50,7 @@ def tailor(
     by_id = {d.id: d for d in explained}
     drafts = tuple(by_id.get(d.id, d) for d in found.drafts)
     reasoned = {e.id: e for e in chosen(explained, lambda draft: draft.rationales[0])}
-    examples = [reasoned.get(d.id) if d.id in by_id else bare(task, d) for d in drafts]
+    examples = [reasoned.get(d.id) if d.id in by_id else bare(task, d, teach) for d in drafts]
     fell = Dropped()
     for d in explained:
         if not d.rationales:
@@ -55,7 +58,7 @@ def tailor(
         elif d.id not in reasoned:
             fell.add("no answer in the rationale", f"{d.input} → {d.rationales[0].text}")
     dropped = Dropped.of(found.dropped, found.samples).joined(fell)
-    return Tailored(tuple(e for e in examples if e), drafts, dropped.reasons(), dropped.shown())
+    return Tailored(tuple(e for e in examples if e), drafts, dropped.reasons(), dropped.shown(), found.stood)
 
 
 def with_reason(name: str, teach: Teach) -> bool:
@@ -70,9 +73,15 @@ def chosen(drafts: Sequence[Draft], choose: Callable[[Draft], Rationale | None])
     return tuple(Example(d.id, d.input, r.text, d.target, d.source) for d, r in picked if r and r.answer is not None)
 
 
-def bare(task: Task, draft: Draft) -> Example:
-    """An example of the answer alone."""
-    return Example(draft.id, draft.input, prompts.answered(task, draft.target), draft.target, draft.source)
+def bare(task: Task, draft: Draft, teach: Teach = "answer") -> Example:
+    """An example that needs no rationale by a teacher: the answer alone, or after what its label means."""
+    return Example(draft.id, draft.input, unreasoned(task, draft.target, teach), draft.target, draft.source)
+
+
+def unreasoned(task: Task, target: str, teach: Teach) -> str:
+    """A completion without a rationale of its own."""
+    meaning = task.meanings.get(target, "") if teach == "meaning" else ""
+    return f"{meaning} {prompts.answered(task, target)}".strip()
 
 
 def of_seeds(task: Task, teach: Teach = "rationale") -> tuple[Example, ...]:
@@ -97,4 +106,4 @@ def equal_size(sets: Mapping[str, Sequence[Example]]) -> dict[str, tuple[Example
 
 
 def _completion(task: Task, seed: Question, teach: Teach) -> str:
-    return prompts.completion_of(task, seed if with_reason(seed.id, teach) else replace(seed, rationale=""))
+    return prompts.completion_of(task, seed) if with_reason(seed.id, teach) else unreasoned(task, seed.target, teach)

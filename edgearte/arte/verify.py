@@ -15,10 +15,11 @@ SAMPLES = 3  # dropped texts that are kept for the report, for each reason
 
 @dataclass
 class Dropped:
-    """How many drafts fell for each reason, and the first few of them."""
+    """How many drafts fell for each reason, and the first few of them; for a check also how many stood."""
 
     counts: Counter[str] = field(default_factory=Counter)
     samples: dict[str, list[str]] = field(default_factory=dict)
+    stood: Counter[str] = field(default_factory=Counter)
 
     @classmethod
     def of(cls, counts: Mapping[str, int], samples: Mapping[str, Sequence[str]]) -> Dropped:
@@ -68,6 +69,7 @@ class Check:
                 kept.append(replace(d, target=verdict.better or d.target))
             else:
                 dropped.add(self.reason, f"{d.input} → {d.target}")
+        dropped.stood[self.reason] += len(kept)
         return kept
 
 

@@ -7,7 +7,7 @@ labels, given the draft, tell a good part of them. The paper verifies nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -22,12 +22,31 @@ ROWS = 128  # drafts of a chunk; the seeds are read once in each
 
 
 def shares(teacher: LM, task: Task, drafts: Sequence[Draft], store: Store, *, label: str) -> list[float]:
-    """The probability of every draft's own target among the task's choices.
+    """The probability of every draft's own target among the task's choices; see `calibrated`."""
+    choices = task.answer.choices
+    rows = calibrated(table(teacher, task, [d.input for d in drafts], store, label=label), [d.target for d in drafts])
+    return [math.exp(row[choices.index(d.target)]) for row, d in zip(rows, drafts, strict=True)]
 
-    p(target) = softmax over choices c of [l(c) - mean over the drafts of l(c)], where l is the log-softmax over choices of
-    log P(c | seeds, question): batch calibration (Zhou et al. 2023, arXiv 2309.17249), without which a few-shot prompt prefers
-    the labels it likes. It supposes that the drafts are spread over the choices, as drafting for given answers makes them.
+
+def calibrated(rows: Sequence[Sequence[float]], groups: Sequence[Hashable]) -> list[list[float]]:
+    """log p(c) of every row of a `table`: the log-softmax over choices c of [l(c) - b(c)], where b(c) is the mean over the groups of the
+    mean over a group's rows of l(c).
+
+    That is batch calibration (Zhou et al. 2023, arXiv 2309.17249), without which a few-shot prompt prefers the labels it likes. It supposes
+    that the texts are spread over the choices; grouped by the choice each is claimed to be of, all of them count alike.
     """
+    if not rows:
+        return []
+    apart: dict[Hashable, list[Sequence[float]]] = {}
+    for row, group in zip(rows, groups, strict=True):
+        apart.setdefault(group, []).append(row)
+    means = [[fmean(column) for column in zip(*part, strict=True)] for part in apart.values()]
+    bias = [fmean(column) for column in zip(*means, strict=True)]
+    return [_log_softmax([a - b for a, b in zip(row, bias, strict=True)]) for row in rows]
+
+
+def table(teacher: LM, task: Task, texts: Sequence[str], store: Store, *, label: str) -> list[list[float]]:
+    """Of every text the l(c): the log-softmax over the task's choices c of log P(c | meanings, seeds, text)."""
     prefix = prompts.label_prefix(task)
     choices = task.answer.choices
     options = {"teacher": teacher.identity, "prefix": prefix, "choices": choices}
@@ -47,11 +66,8 @@ def shares(teacher: LM, task: Task, drafts: Sequence[Draft], store: Store, *, la
             for k, text in enumerate(part)
         ]
 
-    rows = store.rows("vote", VERSION, options, [d.input for d in drafts], compute, chunk=ROWS, label=label)
-    table = [_log_softmax(row["scores"]) for row in rows]
-    bias = [fmean(column) for column in zip(*table, strict=True)]
-    calibrated = [_log_softmax([a - b for a, b in zip(row, bias, strict=True)]) for row in table]
-    return [math.exp(row[choices.index(d.target)]) for row, d in zip(calibrated, drafts, strict=True)]
+    rows = store.rows("vote", VERSION, options, list(texts), compute, chunk=ROWS, label=label)
+    return [_log_softmax(row["scores"]) for row in rows]
 
 
 def _log_softmax(row: Sequence[float]) -> list[float]:

@@ -15,6 +15,9 @@ from edgearte.lm.base import Completion, Prompt, Sampling, Score
 if TYPE_CHECKING:
     from edgearte.measure.llamacpp import Engine
     from edgearte.measure.rows import Logits
+    from edgearte.store import Store
+
+ROWS = 32  # decoded side by side: a processor is then two thirds as fast as in reading, and more rows bring little
 
 
 class LlamaCpp:
@@ -25,7 +28,7 @@ class LlamaCpp:
 
     def __init__(self, path: Path, identity: str, *, threads: int = 0) -> None:
         self.path = path
-        self.identity = identity
+        self.identity = f"{identity}:llama.cpp"
         self._threads = threads
         self._loaded: Engine | None = None
         self._patterns: Any = None
@@ -36,7 +39,7 @@ class LlamaCpp:
             with _patient_threads():
                 from edgearte.measure.llamacpp import Engine
 
-                self._loaded = Engine(self.path, threads=self._threads)
+                self._loaded = Engine(self.path, threads=self._threads, parallel=ROWS)
         return self._loaded
 
     def release(self) -> None:
@@ -94,19 +97,31 @@ class Pattern:
             raise UserError(f"pattern {pattern!r}: {self._matcher.get_error()}")
         self._bitmask = bits.allocate_token_bitmask(1, tokenizer.vocab_size)
 
-    def mask(self, logits: Logits) -> Logits:
+    def mask(self, logits: Logits) -> None:
         import llguidance.numpy as bits
         import numpy as np
 
         bits.fill_next_token_bitmask(self._matcher, self._bitmask, 0)
-        allowed = np.unpackbits(self._bitmask[0].view(np.uint8), bitorder="little")[: len(logits)]
-        return np.where(allowed == 1, logits, np.float32(-np.inf))
+        allowed = np.unpackbits(self._bitmask[0].view(np.uint8), count=len(logits), bitorder="little")
+        logits[allowed == 0] = -np.inf
 
     def accept(self, token: int) -> bool:
         self._matcher.consume_token(token)
         if self._matcher.is_error():
             raise RuntimeError(f"llguidance: {self._matcher.get_error()}")
         return bool(self._matcher.is_stopped())
+
+
+def as_gguf(folder: Path, identity: str, texts: Sequence[str], store: Store) -> Path:
+    """The checkpoint in `folder` as a GGUF file in q8_0, made once and kept in the store; `UserError` where it cannot be made, or a gate
+    finds on `texts` that it is not the same model."""
+    from edgearte.convert.export import export
+    from edgearte.convert.presets import load_preset
+
+    (made,) = export(folder, identity, [load_preset("q8_0")], texts, store)
+    if made.failed:
+        raise UserError(f"the teacher cannot write by llama.cpp: {made.failed}; set teacher.runtime to transformers")
+    return Path(made.path)
 
 
 def grammar_tokenizer(engine: Engine) -> Any:

@@ -238,6 +238,16 @@ def identity(folder: Path, store: Store) -> str:
     return hashlib.sha256("".join(f"{hashes[f]}  {f.name}\n" for f in files).encode()).hexdigest()
 
 
+def of_file(path: Path, store: Store) -> str:
+    """sha256 of a single file, such as a GGUF file."""
+    return _hashed([path], store)[path]
+
+
+def is_gguf(name: str) -> bool:
+    """Whether the model called so is a GGUF file; `UserError` where there is no such model."""
+    return not _is_hub(name) and _local(name).suffix == ".gguf"
+
+
 def _hashed(files: list[Path], store: Store) -> dict[Path, str]:
     """sha256 of each file, remembered in the store by path, size and time of change: hashing gigabytes is slow."""
     table = store.root / "identities.json"

@@ -1,4 +1,4 @@
-"""llama.cpp through the low-level API of llama-cpp-python: many sequences in one batch, forked from a shared prefix.
+"""llama.cpp through the low-level API of llama-cpp-python: many sequences in one batch, forked from what they share.
 
 Decoding reads all weights once per step whatever the number of rows, so rows are decoded side by side; a row that has
 ended makes room for the next one waiting. Which rows meet in a batch follows from the call alone, never from time, so
@@ -23,24 +23,24 @@ from edgearte.errors import UserError
 from edgearte.measure.llamalib import Batch, Work, clear_log, library, log_text
 from edgearte.measure.machine import cores
 from edgearte.measure.mark import READ, READING, WROTE, mark
-from edgearte.measure.rows import Continuation, Group, Logits, Row, Timed, Writer, pick, shared_prefixes
+from edgearte.measure.rows import Continuation, Logits, Row, Timed, Writer, choose
+from edgearte.measure.seats import Arrival, Seats, room
 
 BATCH = 512  # tokens per call of llama_decode, and per pass through the weights
-PREFIX = 0  # the sequence that holds the shared prefix; rows live in sequences 1, 2, …
+SCORED = 128  # rows that are scored side by side: short ends of them fill a batch
 
 
 @dataclass
 class _Active:
-    """A row that is being written, in its sequence."""
+    """A row that is being written, in its seat."""
 
     index: int
     row: Row
-    sequence: int
+    seat: int
     prompt: list[int]
-    position: int  # tokens of it in the cache, once the pending ones are decoded
-    pending: list[int]  # tokens still to be decoded; the logits after the last one are wanted
     writer: Writer
     written: int = 0
+    last: int = -1  # the token to be read next; -1 while the prompt is
 
 
 class Engine:
@@ -67,6 +67,8 @@ class Engine:
         self._vocab = self._c.llama_model_get_vocab(self._model)
         self.vocabulary = int(self._c.llama_vocab_n_tokens(self._vocab))
         self.context = int(self._c.llama_model_n_ctx_train(self._model))
+        # Models that keep a state, and no keys and values by position, cannot share a beginning.
+        self._sharing = not (self._c.llama_model_is_recurrent(self._model) or self._c.llama_model_is_hybrid(self._model))
         self._context: Any = None
         self._room = 0
         self._pieces: dict[int, bytes] = {}
@@ -139,72 +141,64 @@ class Engine:
         stop: Sequence[str] = (),
         done: Callable[[int, Continuation], None] = lambda index, continuation: None,
     ) -> list[Continuation]:
-        """Continue every row; `done` hears of each as it ends. Rows with the same prefix pay for it once."""
+        """Continue every row; `done` hears of each as it ends. What rows begin with alike is read once."""
         prompts = [self._prompt(row, max_tokens) for row in rows]
-        groups = shared_prefixes([row.prefix for row in rows], prompts)
-        waiting = deque((group, index) for group in groups for index in group.rows)
-        self._open([(g.shared, [len(prompts[i]) - g.shared + max_tokens for i in g.rows]) for g in groups])
-        free = list(range(self.parallel, 0, -1))
+        order = sorted(range(len(rows)), key=prompts.__getitem__)  # what begins alike stands together
+        seats = self._seats([prompts[i] for i in order], [max_tokens] * len(rows), self.parallel)
+        waiting, free = deque(order), list(range(min(self.parallel, len(rows)) - 1, -1, -1))
         active: list[_Active] = []
         results: dict[int, Continuation] = {}
-        resident: Group | None = None
         while waiting or active:
-            while waiting and free:
-                group, index = waiting.popleft()
-                if group is not resident:
-                    self._hold(prompts[index][: group.shared])
-                    resident = group
-                sequence = free.pop()
-                self._fork(sequence)
-                pending = prompts[index][group.shared :]
-                active.append(
-                    _Active(index, rows[index], sequence, prompts[index], group.shared, pending, Writer(stop))
-                )
-            work = Work()
+            work, arrivals = Work(), []
             for row in active:
-                work.add(row.pending, row.position, row.sequence, [None] * (len(row.pending) - 1) + [row])
-                row.position += len(row.pending)
-            for row, logits in self._decode(work):
-                ended = self._advance(row, logits, max_tokens, temperature, top_p)
-                if ended:
+                work.add([row.last], len(row.prompt) + row.written - 1, row.seat, [[row]])
+            while waiting and free:
+                index = waiting.popleft()
+                arrived = _Active(index, rows[index], free.pop(), prompts[index], Writer(stop))
+                arrivals.append(Arrival(arrived.seat, arrived.prompt, [None] * (len(arrived.prompt) - 1) + [arrived]))
+                active.append(arrived)
+            seats.enter(arrivals, work)
+            for tags, logits in self._decode(work):
+                for row, ended in self._advance(tags, logits, max_tokens, temperature, top_p):
                     results[row.index] = Continuation(row.writer.text(), len(row.prompt), row.written, ended)
                     active.remove(row)
-                    self._drop(row.sequence)
-                    free.append(row.sequence)
+                    seats.leave(row.seat)
+                    free.append(row.seat)
                     done(row.index, results[row.index])
+            if not waiting:
+                seats.empty(free)
         return [results[i] for i in range(len(rows))]
 
     def score(self, pairs: Sequence[tuple[Row, str]]) -> list[tuple[float, int]]:
         """Log-likelihood in nats of a continuation after each row, summed over its tokens, and their number. The
-        continuation is tokenized on its own, as a model would have to write it."""
+        continuation is tokenized on its own, as a model would have to write it. What continuations of one row begin with alike is read
+        once, too."""
         prompts = [self._prompt(row, 0) for row, _ in pairs]
         endings = [self.tokens(text, start=False) for _, text in pairs]
-        whole = [p + e for p, e in zip(prompts, endings)]  # noqa: B905 (Python 3.9 runs this)
-        groups = shared_prefixes([row.prefix for row, _ in pairs], prompts)
-        self._open([(g.shared, [len(whole[i]) - g.shared for i in g.rows]) for g in groups])
+        whole = [p + e[:-1] for p, e in zip(prompts, endings)]  # noqa: B905 (Python 3.9 runs this)
+        order = sorted((i for i, ending in enumerate(endings) if ending), key=whole.__getitem__)
+        seats = self._seats([whole[i] for i in order], [0] * len(order), SCORED)
         sums = [0.0] * len(pairs)
-        for group in groups:
-            self._hold(prompts[group.rows[0]][: group.shared])
-            for at in range(0, len(group.rows), self.parallel):
-                work = Work()
-                for sequence, index in enumerate(group.rows[at : at + self.parallel], 1):
-                    self._fork(sequence)
-                    before = len(prompts[index]) - group.shared - 1
-                    tags = [None] * before + [(index, token) for token in endings[index]]
-                    work.add(whole[index][group.shared : group.shared + len(tags)], group.shared, sequence, tags)
-                for (index, token), logits in self._decode(work):
-                    sums[index] += _log_probability(logits, token)
-                for sequence in range(1, self.parallel + 1):
-                    self._drop(sequence)
+        for at in range(0, len(order), SCORED):
+            work, arrivals = Work(), []
+            for seat, index in enumerate(order[at : at + SCORED]):
+                tags = [None] * (len(prompts[index]) - 1) + [(index, token) for token in endings[index]]
+                arrivals.append(Arrival(seat, whole[index], tags))
+            seats.enter(arrivals, work)
+            for several, logits in self._decode(work):
+                for tags, row in zip(several, logits):  # noqa: B905
+                    total = _log_of_sum(row)
+                    for index, token in tags:
+                        sums[index] += float(row[token]) - total
         return [(total, len(ending)) for total, ending in zip(sums, endings)]  # noqa: B905
 
     def time_once(self, how: Timed) -> tuple[float, float, list[float]]:
         """Seconds to read the last turn's prompt, until its first token is chosen, and between the new tokens after that, a step of all
         sequences together. EOS does not end them: the length is the measure."""
         if self._room < how.batch * how.length:  # kept between repeats: memory touched for the first time is slow
-            self._open([(0, [how.length] * how.batch)], parallel=how.batch)
+            self._open(how.length * how.batch, how.batch)
         self._c.llama_memory_clear(self._memory, False)
-        rows = range(1, how.batch + 1)
+        rows = range(how.batch)
         position = 0
         if how.context:
             self._read(how.context, position, rows)
@@ -221,7 +215,7 @@ class Engine:
             steps = []
             position += len(prompt)
             # What Python does in a step is the runtime's time to whoever reads the figures: as little as can be.
-            self._batch.fill(Work(tokens, [position] * how.batch, list(rows), list(rows)), slice(how.batch))
+            self._batch.fill(Work(tokens, [position] * how.batch, [[row] for row in rows], list(rows)), slice(how.batch))
             for number in range(how.new_tokens):
                 start = time.perf_counter()
                 self._run(self._batch.again(tokens, position))
@@ -236,7 +230,7 @@ class Engine:
         work = Work()
         for row in rows:
             work.add(list(prompt), position, row, [None] * (len(prompt) - 1) + [row])
-        return [logits.copy() if len(rows) > 1 else logits for _, logits in self._decode(work)]
+        return [row for _, logits in self._decode(work) for row in (logits.copy() if len(rows) > 1 else logits)]
 
     def _prompt(self, row: Row, max_tokens: int) -> list[int]:
         ids = self.tokens(row.prefix + row.text)
@@ -249,34 +243,48 @@ class Engine:
             )
         return ids
 
-    def _advance(self, row: _Active, logits: Logits, max_tokens: int, temperature: float, top_p: float) -> str:
-        """Take the row's next token; why it ended, or nothing."""
-        constraint = row.row.constraint
-        if constraint is not None:
-            logits = constraint.mask(logits)
-        token = pick(logits, temperature, top_p, row.row.seed, row.written)
+    def _advance(
+        self, tags: Sequence[Sequence[_Active]], logits: Logits, max_tokens: int, temperature: float, top_p: float
+    ) -> list[tuple[_Active, str]]:
+        """Take the next token of these rows, of which those of one tag share their logits; those that have ended, and why."""
+        rows = [row for several in tags for row in several]
+        if len(rows) > len(tags):
+            logits = logits.repeat([len(several) for several in tags], axis=0)
+        elif any(row.row.constraint for row in rows):
+            logits = logits.copy()
+        for row, its in zip(rows, logits):  # noqa: B905
+            if row.row.constraint is not None:
+                row.row.constraint.mask(its)
+        tokens = choose(logits, [(row.row.seed, row.written) for row in rows], temperature, top_p)
+        taken = [(row, self._take(row, token, max_tokens)) for row, token in zip(rows, tokens)]  # noqa: B905
+        return [(row, ended) for row, ended in taken if ended]
+
+    def _take(self, row: _Active, token: int, max_tokens: int) -> str:
+        """Write a token down; why the row has ended, or nothing."""
         row.written += 1
-        row.pending = [token]
+        row.last = token
         if self.ends(token):
             return "eos"
         if row.writer.add(self.piece(token)):
             return "stop"
-        if constraint is not None and constraint.accept(token):
+        if row.row.constraint is not None and row.row.constraint.accept(token):
             return "eos"
         return "length" if row.written >= max_tokens else ""
 
-    def _open(self, groups: Sequence[tuple[int, Sequence[int]]], parallel: int = 0) -> None:
-        """A fresh context, large enough for the costliest rows to meet: (length of the prefix, tokens per row) by
-        group. Fresh, so that a call's results do not depend on the calls before it."""
-        parallel = parallel or self.parallel
-        rows = sorted((n for _, lengths in groups for n in lengths), reverse=True)[:parallel]
-        prefixes = sorted((n for n, _ in groups), reverse=True)[: parallel + 1]
+    def _seats(self, prompts: Sequence[list[int]], own: Sequence[int], count: int) -> Seats:
+        """Seats in a context that has room for these rows, in order, and what each of them writes."""
+        count = max(1, min(count, len(prompts)))
+        self._open(room(prompts, own, count, sharing=self._sharing), count)
+        return Seats(self._c, self._memory, count, sharing=self._sharing)
+
+    def _open(self, tokens: int, sequences: int) -> None:
+        """A fresh context, large enough for so many. Fresh, so that a call's results do not depend on the calls before it."""
         params = self._c.llama_context_default_params()
-        params.n_ctx = sum(rows) + sum(prefixes) + 256
-        params.n_seq_max = parallel + 1
+        params.n_ctx = tokens + 256
+        params.n_seq_max = sequences
         params.n_batch = params.n_ubatch = min(BATCH, params.n_ctx)
         params.n_threads = params.n_threads_batch = self.threads
-        params.kv_unified = True  # a forked prefix is then held once, not copied
+        params.kv_unified = True  # what is shared is then held once, not copied
         params.no_perf = True
         if self._context is not None:
             self._c.llama_free(self._context)
@@ -287,31 +295,17 @@ class Engine:
         self._room = params.n_ctx
         self._views: dict[int, Logits] = {}  # by their addresses, which are the context's
         self._memory = self._c.llama_get_memory(self._context)
-        self._batch = Batch(self._c, BATCH)
+        self._batch = Batch(self._c, BATCH, sequences)
 
-    def _hold(self, prefix: Sequence[int]) -> None:
-        """Make this the prefix that rows are forked from. Rows forked from the one before keep theirs."""
-        self._drop(PREFIX)
-        work = Work()
-        work.add(prefix, 0, PREFIX, [None] * len(prefix))
-        for _ in self._decode(work):
-            pass
-
-    def _fork(self, sequence: int) -> None:
-        self._c.llama_memory_seq_cp(self._memory, PREFIX, sequence, -1, -1)
-
-    def _drop(self, sequence: int) -> None:
-        self._c.llama_memory_seq_rm(self._memory, sequence, -1, -1)
-
-    def _decode(self, work: Work) -> Iterator[tuple[Any, Logits]]:
-        """Decode, and hand out the logits that were asked for. They are a view: used up before the next ones are
-        taken."""
+    def _decode(self, work: Work) -> Iterator[tuple[list[Any], Logits]]:
+        """Decode part by part: the tags whose logits were asked for, and those logits (tags x vocabulary). They are a view, to be used
+        up before the next part is taken."""
         for at in range(0, len(work.tokens), BATCH):
             part = slice(at, at + BATCH)
             self._run(self._batch.fill(work, part))
-            for i, tag in enumerate(work.tags[part]):
-                if tag is not None:
-                    yield tag, self._logits(i)
+            if tags := [tag for tag in work.tags[part] if tag is not None]:
+                pointer = self._c.llama_get_logits(self._context)
+                yield tags, np.ctypeslib.as_array(pointer, (len(tags), self.vocabulary))
 
     def _run(self, batch: Any) -> None:
         code = self._c.llama_decode(self._context, batch)
@@ -327,6 +321,7 @@ class Engine:
         return self._views[address]
 
 
-def _log_probability(logits: Logits, token: int) -> float:
+def _log_of_sum(logits: Logits) -> float:
+    """The logarithm of the sum of a row's chances before they are normalized."""
     top = logits.max()
-    return float(logits[token] - top - np.log(np.exp((logits - top).astype(np.float64)).sum()))
+    return float(top) + float(np.log(np.exp(logits - top).sum(dtype=np.float64)))

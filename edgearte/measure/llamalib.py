@@ -18,30 +18,31 @@ _log: deque[str] = deque(maxlen=30)
 
 @dataclass
 class Work:
-    """Tokens to decode in one go; `tags` names whose logits are wanted after a token."""
+    """Tokens to decode in one go, each in one sequence or in several that begin alike; `tags` names whose logits are wanted after a
+    token, None where nobody's are."""
 
     tokens: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
-    sequences: list[int] = field(default_factory=list)
+    sequences: list[list[int]] = field(default_factory=list)
     tags: list[Any] = field(default_factory=list)
 
     def add(self, tokens: Sequence[int], position: int, sequence: int, tags: Sequence[Any]) -> None:
         self.tokens += tokens
         self.positions += range(position, position + len(tokens))
-        self.sequences += [sequence] * len(tokens)
+        self.sequences += [[sequence] for _ in tokens]
         self.tags += tags
 
 
 class Batch:
-    """A llama_batch over numpy arrays, one sequence per token."""
+    """A llama_batch over numpy arrays, with up to `most` sequences per token."""
 
-    def __init__(self, library: Any, size: int) -> None:
+    def __init__(self, library: Any, size: int, most: int = 1) -> None:
         self._tokens = np.zeros(size, np.int32)
         self._positions = np.zeros(size, np.int32)
-        self._sequences = np.zeros(size, np.int32)
+        self._sequences = np.zeros((size, most), np.int32)
         self._counts = np.ones(size, np.int32)
         self._wanted = np.zeros(size, np.int8)
-        self._pointers = (self._sequences.ctypes.data + 4 * np.arange(size)).astype(np.uintp)
+        self._pointers = (self._sequences.ctypes.data + 4 * most * np.arange(size)).astype(np.uintp)
         ids = ctypes.POINTER(ctypes.c_int32)
         self._batch = library.llama_batch(
             n_tokens=0,
@@ -57,7 +58,12 @@ class Batch:
         count = len(work.tokens[part])
         self._tokens[:count] = work.tokens[part]
         self._positions[:count] = work.positions[part]
-        self._sequences[:count] = work.sequences[part]
+        sequences = work.sequences[part]
+        self._counts[:count] = [len(several) for several in sequences]
+        self._sequences[:count, 0] = [several[0] for several in sequences]
+        for k, several in enumerate(sequences):
+            if len(several) > 1:
+                self._sequences[k, : len(several)] = several
         self._wanted[:count] = [tag is not None for tag in work.tags[part]]
         self._batch.n_tokens = count
         return self._batch

@@ -12,13 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 Logits = NDArray[np.float32]
+STRETCH = 512  # words of the vocabulary summed up at once, to find in two steps where a sample falls
+SORTED = 256  # likeliest words that are sorted at first, where top_p asks for order
 
 
 class Constraint(Protocol):
     """What may come next in one row. It is asked before each token and told which one was taken."""
 
-    def mask(self, logits: Logits) -> Logits:
-        """The logits with forbidden tokens at minus infinity."""
+    def mask(self, logits: Logits) -> None:
+        """Put forbidden tokens at minus infinity, in place."""
         ...
 
     def accept(self, token: int) -> bool:
@@ -86,25 +88,66 @@ class Writer:
         return codecs.getincrementaldecoder("utf-8")("replace").decode(bytes(self._raw))
 
 
-def pick(logits: Logits, temperature: float, top_p: float, seed: int, step: int) -> int:
-    """The next token: the likeliest at temperature 0, else a sample by the Gumbel-max trick.
+def choose(logits: Logits, keys: Sequence[tuple[int, int]], temperature: float, top_p: float) -> list[int]:
+    """The next token of each row of `logits` (rows x vocabulary): the likeliest at temperature 0, else a sample.
 
-    The noise is keyed by row and step and has one number per word of the vocabulary, so that a token's luck depends
-    neither on the other rows nor on which other tokens are in the running.
+    `keys` are (seed, step) of the rows. A sample inverts the cumulative distribution at a uniform number keyed by them, as
+    `lm/decoding.py` does, so that it depends on nothing but its row.
     """
     if temperature <= 0:
-        return int(logits.argmax())
-    scaled = logits.astype(np.float64) / temperature
-    scaled -= scaled.max()
-    running = np.flatnonzero(scaled > -25.0)  # the rest have less than e^-25 of the likeliest's chance, each
+        likeliest: list[int] = logits.argmax(axis=1).tolist()
+        return likeliest
+    return [_sample(row, uniform(*key), temperature, top_p) for row, key in zip(logits, keys)]  # noqa: B905 (Python 3.9 runs this)
+
+
+def uniform(seed: int, step: int) -> float:
+    """A number from 0 to 1 that depends on these two alone."""
+    return float(np.random.Generator(np.random.Philox(key=[seed, step])).random())
+
+
+def _sample(logits: Logits, at: float, temperature: float, top_p: float) -> int:
+    """The token at which the cumulative distribution passes `at` (0 to 1). Row by row: one row fits a processor's cache."""
+    chances = logits - logits.max()
+    if temperature != 1:
+        chances /= np.float32(temperature)
+    np.exp(chances, out=chances)
+    sums = np.add.reduceat(chances, np.arange(0, len(chances), STRETCH)).cumsum(dtype=np.float64)
     if top_p < 1:
-        order = running[np.argsort(-scaled[running], kind="stable")]
-        mass = np.cumsum(np.exp(scaled[order]))
-        running = order[: int(np.searchsorted(mass, top_p * mass[-1])) + 1]
-    uniform = np.random.default_rng((seed, step)).random(len(logits))[running]
-    with np.errstate(divide="ignore"):
-        noisy = scaled[running] - np.log(-np.log(uniform))
-    return int(running[noisy.argmax()])
+        kept = _nucleus(chances, top_p, float(sums[-1]))
+        return int(kept[_passing(chances[kept], at)])
+    stretch = _passing_at(sums, at * sums[-1])
+    before = float(sums[stretch - 1]) if stretch else 0.0
+    first = stretch * STRETCH
+    within = chances[first : first + STRETCH].cumsum(dtype=np.float64)
+    return first + _passing_at(within, at * float(sums[-1]) - before)
+
+
+def _nucleus(chances: Logits, top_p: float, total: float) -> NDArray[np.intp]:
+    """The fewest tokens that have `top_p` of the chances together, in the vocabulary's order."""
+    # Tokens with less than this each have less than 1 - top_p together, even if all the vocabulary was such: they are in no nucleus.
+    least = (1 - top_p) * total / len(chances)
+    running = np.flatnonzero(chances >= np.float32(0.999 * least))
+    count = SORTED
+    while count < len(running):  # sorting all of a flat distribution would take longer than a pass through a small model
+        likeliest = running[np.argpartition(chances[running], -count)[-count:]]
+        if chances[likeliest].sum(dtype=np.float64) >= top_p * total:
+            running = likeliest
+            break
+        count *= 8
+    ordered = running[np.argsort(-chances[running], kind="stable")]
+    mass = chances[ordered].cumsum(dtype=np.float64)
+    kept = ordered[: int(np.searchsorted(mass, top_p * total)) + 1]
+    kept.sort()
+    return kept
+
+
+def _passing(chances: Logits, at: float) -> int:
+    mass = chances.cumsum(dtype=np.float64)
+    return _passing_at(mass, at * float(mass[-1]))
+
+
+def _passing_at(cumulative: NDArray[np.float64], value: float) -> int:
+    return min(int(np.searchsorted(cumulative, value, side="right")), len(cumulative) - 1)
 
 
 @dataclass(frozen=True)

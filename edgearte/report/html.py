@@ -82,6 +82,7 @@ def environment() -> Environment:
                      "endpoint", "turns", "budgets", "figure", "error", "pairs", "held_out", "moved")
     }  # fmt: skip
     made.filters["svg"] = Markup
+    made.filters["fallen"] = lambda tailored: [(f"the set of {arm}", t.fell) for arm, t in tailored.items()]
     made.filters["types"] = stored_types
     made.filters["yaml"] = _yaml
     return made

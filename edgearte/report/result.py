@@ -15,7 +15,7 @@ from typing import Any
 from edgearte.assist.calibration import Calibration
 from edgearte.budget import Figures
 from edgearte.errors import Problem, UserError
-from edgearte.records import Accuracy, Artifact, Judged, Measurement, Moved
+from edgearte.records import Accuracy, Artifact, Judged, Measurement, Moved, Probe
 
 SCHEMA = 1
 _SHOWN_PROBLEMS = 8
@@ -105,6 +105,7 @@ class Drafts:
     kept: int
     dropped: dict[str, int] = field(default_factory=dict)  # reason -> number
     samples: tuple[DraftSample, ...] = ()
+    fell: dict[str, tuple[str, ...]] = field(default_factory=dict)  # reason -> a few of them
 
 
 @dataclass(frozen=True)
@@ -215,6 +216,7 @@ class Tailored:
     kept: int
     dropped: dict[str, int] = field(default_factory=dict)  # reason -> number
     samples: tuple[DraftSample, ...] = ()
+    fell: dict[str, tuple[str, ...]] = field(default_factory=dict)  # reason -> a few of them
 
 
 @dataclass(frozen=True)
@@ -379,6 +381,7 @@ class Result:
     models: dict[str, ModelInfo] = field(default_factory=dict)  # role -> model
     stages: tuple[StageCost, ...] = ()
     endpoint: EndpointUse | None = None
+    probe: Probe | None = None  # whether there is something to teach, asked before anything was drafted
     drafts: Drafts | None = None
     preferences: Preferences | None = None
     alignment: Alignment | None = None

@@ -11,7 +11,7 @@ How long it learns is told by pairs that it does not learn from (`held_out.py`).
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,7 +149,8 @@ def _trainer(settings: Settings) -> Any:
 
         def _set_signature_columns_if_needed(self) -> None:
             super()._set_signature_columns_if_needed()
-            self._signature_columns = sorted({*self._signature_columns, "weight"})
+            if "weight" not in self._signature_columns:
+                self._signature_columns.append("weight")
 
         def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
             """The mean over the batch's pairs of weight * (preference loss + sft * minus the chosen's mean log-probability a token)."""
@@ -177,7 +178,7 @@ def _trainer(settings: Settings) -> Any:
             round; the mean margin."""
             rows, model = self.eval_dataset, self.model
             model.eval()
-            found: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+            found: list[tuple[torch.Tensor, torch.Tensor]] = []
             for start in range(0, len(rows), settings.batch):
                 inputs = self.data_collator([rows[k] for k in range(start, min(start + settings.batch, len(rows)))])
                 groups, reference, weights = self._read(model, inputs)
@@ -194,7 +195,7 @@ def _trainer(settings: Settings) -> Any:
                 sums[numbers] = torch.stack([f.sum() for f in found]).view(-1, 2)
             return sums[:, 0], sums[:, 1]
 
-        def _seen(self, model: Any, groups: list[list[trie.Text]]) -> Any:
+        def _seen(self, model: Any, groups: list[list[trie.Text]]) -> Iterator[tuple[list[int], list[torch.Tensor]]]:
             """The numbers of some pairs, and the log-probabilities of their texts' tokens; of all pairs, part by part."""
             for part in trie.parts(groups, shared=common.shared(self, model), limit=limit):
                 with torch.no_grad(), self.accelerator.autocast():

@@ -37,8 +37,8 @@ class Looks:
         self._without += 1
         if point["loss"] < lowest:
             self.best_step, self._without = step, 0
-            kind = torch.bfloat16 if self.half else torch.float32
-            self._weights = {name: p.detach().to("cpu", kind, copy=True) for name, p in self._trained()}
+            for name, p in self._trained():  # one after the other: two copies of all weights need never be held
+                self._weights[name] = p.detach().to("cpu", torch.bfloat16 if self.half else torch.float32, copy=True)
         return self._without >= self.patience and step >= self.min_steps
 
     def restore(self) -> None:

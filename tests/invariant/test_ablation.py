@@ -17,7 +17,7 @@ import pytest
 
 from edgearte.arms import ABOUT
 from edgearte.cli import main
-from edgearte.loop import ARTE, SEEDS, UNALIGNED, UNTAUGHT
+from edgearte.lesson import ARTE, SEEDS, UNALIGNED, UNTAUGHT
 from edgearte.report import ablation
 from tests import tiny
 

@@ -17,7 +17,7 @@ import pytest
 from edgearte.arms import ASKING_AGAIN, WITHOUT_WARM_UP
 from edgearte.build import read_result
 from edgearte.cli import main
-from edgearte.loop import ASSISTED, NO_SIGNAL, SEEDS, UNTAUGHT
+from edgearte.lesson import ASSISTED, NO_SIGNAL, SEEDS, UNTAUGHT
 from edgearte.report import ablation
 from tests import tiny
 

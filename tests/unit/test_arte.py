@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgearte.answers import AnswerFormat
+from edgearte.answers import AnswerFormat, extract
 from edgearte.arte import align, draft, prefer, prompts, tailor, vote
 from edgearte.arte.verify import Check, Verdict, Verifier
 from edgearte.lm.base import Completion, Prompt, Sampling, Score
@@ -199,6 +199,7 @@ def test_preference_is_the_share_of_questions_answered_with_the_example(tmp_path
     scored = found.preferences
     assert [(p.strategy, p.n, p.correct, p.extracted) for p in scored] == [("g", 3, 1, 3), ("b", 3, 0, 0)]
     assert (found.generations, found.exact) == (6, 6)
+    assert [p.marks for p in scored] == [(1.0, 0.0, 0.0), (0.0, 0.0, 0.0)]
     assert prefer.question_scores(scored) == {"d": pytest.approx(1 / 6)}
     asked = student.asked[0]
     # Paper 2b, word for word.
@@ -220,34 +221,101 @@ def test_scores_that_prefer_nothing_are_said_to() -> None:
     assert prefer.degenerate([]) != ""
 
 
-def test_question_pairs_take_the_top_quarter_against_the_bottom_one() -> None:
+def test_question_pairs_take_the_top_quarter_against_the_bottom_one_first() -> None:
     drafts = [Draft(f"d{i}", f"question {i}", "4", "draft/0", ("s0",)) for i in range(8)]
     preferences = _scores(0.9, 0.8, 0.5, 0.5, 0.5, 0.5, 0.1, 0.0)
-    pairs = align.question_pairs(Scripted(lambda p: ""), OPEN, CHAT, drafts, preferences, 50)
+    pairs = align.question_pairs(Scripted(lambda p: ""), OPEN, CHAT, drafts, preferences, 4)
     assert {(p.chosen_from, p.rejected_from) for p in pairs} == {(a, b) for a in ("d0", "d1") for b in ("d6", "d7")}
     assert all(p.chosen_score > p.rejected_score and p.prompt.endswith("<input>") for p in pairs)
     assert pairs[0].chosen == f"question {pairs[0].chosen_from[1]}</input>\n<target>4</target>\n</Question_2>"
     assert len(align.question_pairs(Scripted(lambda p: ""), OPEN, CHAT, drafts, preferences, 3)) == 3
 
 
+def test_where_quarters_give_too_few_pairs_halves_follow_and_then_any_two_with_a_gap() -> None:
+    drafts = [Draft(f"d{i}", f"question {i}", "4", "draft/0", ("s0",)) for i in range(8)]
+    preferences = _scores(1.0, 0.9, 0.7, 0.6, 0.5, 0.5, 0.1, 0.0)
+    pairs = align.question_pairs(Scripted(lambda p: ""), OPEN, CHAT, drafts, preferences, 50)
+    made = [(int(p.chosen_from[1]), int(p.rejected_from[1])) for p in pairs]
+    assert len(set(made)) == len(made) == 8 * 7 // 2 - 1, "all but the two that are level"
+    halves, rest = made[4:16], made[16:]
+    assert all(a < 4 <= b for a, b in halves)
+    for part in (pairs[4:16], pairs[16:]):
+        gaps = [p.chosen_score - p.rejected_score for p in part]
+        assert gaps == sorted(gaps, reverse=True)
+    assert all((a < 4) == (b < 4) for a, b in rest)
+
+
+def test_a_pair_weighs_what_its_gap_is_worth() -> None:
+    drafts = [Draft(f"d{i}", f"question {i}", "4", "draft/0", ("s0",)) for i in range(3)]
+    marks = {"d0": (1,) * 20, "d1": (1,) * 10 + (0,) * 10, "d2": (0, 1) * 4 + (1,) * 3 + (0,) * 9}
+    preferences = [Preference(d, "a", sum(m) / 20, 20, sum(m), 20, tuple(map(float, m))) for d, m in marks.items()]
+    pairs = {(p.chosen_from, p.rejected_from): p for p in align.question_pairs(
+        Scripted(lambda p: ""), OPEN, CHAT, drafts, preferences, 50)}  # fmt: skip
+    assert pairs["d0", "d2"].certain
+    assert pairs["d0", "d2"].weight > 0.9
+    assert not pairs["d1", "d2"].certain
+    assert 0 < pairs["d1", "d2"].weight < 0.9
+
+
+def test_held_out_drafts_make_pairs_of_their_own_and_no_others() -> None:
+    drafts = [
+        Draft(f"d{i}", f"question {i}", "4", "draft/0", ("s0",), tuple(Rationale(s, f"{s} {i}", "4") for s in "ab")) for i in range(20)
+    ]
+    preferences = [Preference(f"d{i}", s, i / 20 - 0.5 * (s == "b"), 0) for i in range(20) for s in "ab"]
+    teacher = Scripted(lambda p: "")
+    pairs = [
+        *align.question_pairs(teacher, OPEN, CHAT, drafts, preferences, 40, held_out=0.2),
+        *align.rationale_pairs(teacher, OPEN, CHAT, drafts, preferences, 40, held_out=0.2),
+    ]
+    ends = {
+        flag: {e.split("/")[0] for p in pairs if p.held_out is flag for e in (p.chosen_from, p.rejected_from)} for flag in (True, False)
+    }
+    assert len(ends[True]) == 4
+    assert not ends[True] & ends[False]
+    for kind, held, learned in (("question", 6, 34), ("rationale", 4, 16)):
+        assert [sum(p.held_out is flag for p in pairs if p.kind == kind) for flag in (True, False)] == [held, learned]
+    again = align.question_pairs(teacher, OPEN, CHAT, list(reversed(drafts)), preferences, 40, held_out=0.2)
+    assert again == [p for p in pairs if p.kind == "question"], "the order of the drafts decides nothing"
+
+
+def test_of_small_groups_some_are_held_out_by_twos() -> None:
+    drafts = [Draft(f"{label}{i}", f"{label} {i}", label, "", ()) for label in "abcdefgh" for i in range(3)]
+    groups = {d.id: d.target for d in drafts}
+    found = align.held_out_drafts(drafts, 0.25, 0, groups)
+    assert len(found) == 6
+    assert {sum(i[0] == label for i in found) for label in "abcdefgh"} == {0, 2}
+    assert align.held_out_drafts(drafts, 0.25, 1, groups) != found
+    assert align.held_out_drafts(drafts, 0.0, 0, groups) == frozenset()
+
+
 def test_rationale_pairs_are_best_against_worst_on_the_naive_prompt() -> None:
     texts = {"x": "best <ans>4</ans>", "y": "middle <ans>4</ans>", "z": "worst"}
-    drafts = [Draft("d0", "q", "4", "", ("s0",), tuple(Rationale(k, v, None) for k, v in texts.items()))]
+    drafts = [Draft("d0", "q", "4", "", ("s0",), tuple(Rationale(k, v, extract(v, OPEN.answer)) for k, v in texts.items()))]
     scores = [Preference("d0", k, c / 10, 10, c, 10) for k, c in (("x", 9), ("y", 5), ("z", 1))]
-    pairs = align.rationale_pairs(Scripted(lambda p: ""), OPEN, CHAT, drafts, scores, 5)
+    pairs = align.rationale_pairs(Scripted(lambda p: ""), OPEN, CHAT, drafts, scores, 1)
     assert [(p.chosen, p.rejected, p.chosen_score, p.rejected_score) for p in pairs] == [
         (texts["x"], texts["z"], 0.9, 0.1)
     ]
     assert prompts.NAIVE in pairs[0].prompt
+    more = align.rationale_pairs(Scripted(lambda p: ""), OPEN, CHAT, drafts, scores, 5)
+    assert [(p.chosen_from, p.rejected_from) for p in more] == [("d0/x", "d0/z"), ("d0/x", "d0/y"), ("d0/y", "d0/z")]
     level = [replace(s, score=0.5) for s in scores]
     assert align.rationale_pairs(Scripted(lambda p: ""), OPEN, CHAT, drafts, level, 5) == []
+
+
+def test_a_rationale_without_an_answer_may_be_rejected_and_is_never_chosen() -> None:
+    rationales = (Rationale("x", "cut off in the mid", None), Rationale("y", "so <ans>4</ans>", "4"), Rationale("z", "hm", None))
+    drafts = [Draft("d0", "q", "4", "", ("s0",), rationales)]
+    scores = [Preference("d0", k, c) for k, c in (("x", 0.9), ("y", 0.5), ("z", 0.1))]
+    pairs = align.rationale_pairs(Scripted(lambda p: ""), OPEN, CHAT, drafts, scores, 5)
+    assert [(p.chosen_from, p.rejected_from) for p in pairs] == [("d0/y", "d0/z")]
 
 
 def test_the_extremes_pair_the_highest_with_the_lowest_and_so_on() -> None:
     drafts = [Draft(f"d{i}", f"question {i}", "4", "draft/0", ("s0",)) for i in range(5)]
     preferences = _scores(0.9, 0.7, 0.5, 0.2, 0.1)
-    pairs = align.question_pairs(Scripted(lambda p: ""), OPEN, CHAT, drafts, preferences, 50, extremes=True)
-    assert [(p.chosen_from, p.rejected_from) for p in pairs] == [("d0", "d4"), ("d1", "d3")]
+    pairs = align.question_pairs(Scripted(lambda p: ""), OPEN, CHAT, drafts, preferences, 4, extremes=True)
+    assert [(p.chosen_from, p.rejected_from) for p in pairs] == [("d0", "d4"), ("d1", "d3"), ("d0", "d3"), ("d1", "d4")]
 
 
 def test_rationale_pairs_can_be_made_on_the_prompt_that_elicited_the_best() -> None:
@@ -263,9 +331,9 @@ def test_rationale_pairs_can_be_made_on_the_prompt_that_elicited_the_best() -> N
 def test_with_correctness_a_rationale_of_a_wrong_answer_is_worth_nothing() -> None:
     rationales = (Rationale("x", "so <ans>4</ans>", "4"), Rationale("y", "so <ans>5</ans>", "5"), Rationale("z", "hm", None))
     drafts = [Draft("d0", "q", "4", "", (), rationales)]
-    scores = [Preference("d0", s, 0.5, 10, 5, 10) for s in "xyz"]
+    scores = [Preference("d0", s, 0.5, 2, 1, 2, (1.0, 0.0)) for s in "xyz"]
     found = prefer.of_the_right(scores, drafts, OPEN)
-    assert [(p.score, p.correct) for p in found] == [(0.5, 5), (0.0, 5), (0.0, 5)]
+    assert [(p.score, p.correct, sum(p.marks)) for p in found] == [(0.5, 1, 1.0), (0.0, 1, 0.0), (0.0, 1, 0.0)]
 
 
 def test_arms_are_equal_in_size_and_seeds_repeat() -> None:

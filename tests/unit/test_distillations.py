@@ -80,3 +80,12 @@ def test_an_arm_that_was_not_made_a_file_of_has_no_figures_for_it() -> None:
     assert (arte.file, arte.over_seeds, arte.over_untaught) == (None, None, None)
     assert "| ARTE | 1 | 50.0" in d.markdown(table, "small")[3]
     assert "| – | – | – | – | – |" in d.markdown(table, "small")[3]
+
+
+def test_each_build_says_what_it_delivers_and_what_its_alignment_brought() -> None:
+    one = result(3, "ARTE", {"ARTE": same("10", "10")})
+    one["alignment"] = {"judged": {"sentence": "the student answers 40 % against 30 %"}}
+    assert d.story([one]) == [
+        "- x-seed3: ARTE answers most; as small (small 78.0 MB at 4.51 bits).", "  - the alignment: the student answers 40 % against 30 %.",
+        "  - A note.",
+    ]  # fmt: skip

@@ -10,7 +10,7 @@ import edgearte
 
 PACKAGE = Path(edgearte.__file__).parent
 # What the harness imports there.
-MODULES = ("harness", "machine", "conditions", "rows", "llamacpp", "llamalib", "genai", "header", "mark", "probe", "roofline")
+MODULES = ("harness", "machine", "conditions", "rows", "llamacpp", "llamalib", "genai", "header", "mark", "probe", "roofline", "seats")
 ASKED_FOR = "platform.freedesktop_os_release"  # and done without where it is missing
 
 

@@ -12,14 +12,14 @@ from pathlib import Path
 SCHEMA = json.loads((Path(__file__).parent / "schema.json").read_text("utf-8"))
 
 
-def as_said(utterance, value):
+def as_said(utterance: str, value: str) -> str:
     """The value as it stands in the utterance, in whole words; "" where it does not."""
     whole = rf"(?<!\w){re.escape(value)}(?!\w)"
     found = re.search(whole, utterance) or re.search(whole, utterance, re.IGNORECASE)
     return found.group() if found else ""
 
 
-def mended(utterance, target):
+def mended(utterance: str, target: str) -> str | None:
     """The target as it should be written; None where it is wrong."""
     try:
         given = json.loads(target)
