@@ -38,7 +38,7 @@ BELONGS = (
     (r"^(train|warm-up)\b", "train"),
     (r"^(evaluate|develop)\b", "evaluate"),
     (r"^annotate|^ask", "ask the teacher"),
-    (r"^(export|gates|answer|measure|time|bits|calibrate|sensitivities|speeds|read|merge|probe)\b", "export and measure"),
+    (r"^(export|gates|answer|measure|time|bits|calibrate|sensitivities|speeds|read|merge|probe this)\b", "export and measure"),
 )
 
 

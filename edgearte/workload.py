@@ -2,7 +2,7 @@
 
 The physics: a forward pass is 2 floating-point operations per weight and token, a training step 6; decoding one token of a batch
 reads every weight once, so it is bound by the memory's bandwidth until the batch is large. The shares of the processor's rate
-that are really reached were read off builds of small models; they are rough.
+that are really reached were measured with a small model; they are rough.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from edgearte.recipe import Align, Recipe
 from edgearte.records import Question
 from edgearte.task import Task
 
-PREFILL, TRAIN = 0.35, 0.12  # shares of the rate of a large matrix product that models reach
+# Shares of the rate of a large matrix product that models reach: in reading, in writing many rows, in training. Seen with SmolLM2-135M,
+# whose short texts share what they begin with in training (`trie`): 0.75 there, and less where they share less.
+PREFILL, DECODE, TRAIN = 0.7, 0.45, 0.5
+LOAD_WEIGHT = 5e-8  # seconds for each weight of a model that is trained: to read, prepare and write it
 ROWS = 128  # decoded together
 SURPLUS = 2  # questions drafted for one that is kept, where a vote or the teacher's own samples must confirm its target
 BYTES = {"bfloat16": 2, "float32": 4}
@@ -95,7 +98,7 @@ class _Counter:
         size, dtype = model
         n, m = round(calls), self.machine
         rows = max(1, min(ROWS, n))
-        step = max(size * BYTES[dtype] / m.bandwidth, 2 * size * rows / (PREFILL * m.flops))
+        step = max(size * BYTES[dtype] / m.bandwidth, 2 * size * rows / (DECODE * m.flops))
         computed = n * (read + shared / together)
         seconds = computed * 2 * size / (PREFILL * m.flops) + n * write / rows * step
         memory = 0.0 if stage in self.elsewhere else size * BYTES[dtype] + ROWS * (read + write) * 50_000
@@ -103,13 +106,13 @@ class _Counter:
         return Work(stage, n, *whole, memory, seconds, size, dtype, stored or STORED.get(stage, ""))
 
     def train(
-        self, stage: str, examples: float, tokens: float, size: int, folder: Path | None, rank: int, dtype: str, learned: float
+        self, stage: str, runs: int, examples: float, tokens: float, size: int, folder: Path | None, rank: int, dtype: str, learned: float
     ) -> Work:
-        """Steps on so many examples of `tokens`, of which the share `learned` is predicted."""
+        """So many trainings, with steps on so many examples in all, of `tokens`, of which the share `learned` is predicted."""
         from edgearte.train import trie
         from edgearte.train.memory import Part, foretell
 
-        seconds = examples * tokens * 6 * size / (TRAIN * self.machine.flops)
+        seconds = runs * LOAD_WEIGHT * size + examples * tokens * 6 * size / (TRAIN * self.machine.flops) if examples else 0.0
         memory = size * (BYTES[dtype] if rank else 18) + 2 * GB
         if folder and examples:
             longest = round(2 * tokens)  # half of the texts are longer than the mean; few are twice as long
@@ -157,8 +160,8 @@ def work(recipe: Recipe, task: Task, sizes: Sizes, machine: Machine) -> list[Wor
         states = learned if recipe.train.match else 0
         return [
             ask("the teacher's states", states, whole, 0, teacher),
-            count.train("train", learned * recipe.train.epochs, whole, sizes.student, sizes.student_folder, recipe.train.lora_rank,
-                        "float32", rationale / whole),
+            count.train("train", number + (more > 0), learned * recipe.train.epochs, whole, sizes.student, sizes.student_folder,
+                        recipe.train.lora_rank, "float32", rationale / whole),
         ]  # fmt: skip
 
     if (how := recipe.assist) and how.budget:
@@ -212,7 +215,7 @@ def work(recipe: Recipe, task: Task, sizes: Sizes, machine: Machine) -> list[Wor
         explaining("draft: rationales", rounds * rationales),
         ask("verify", rounds * recipe.verify.samples * surplus * (d.questions + tailored), head + seed + 40, rationale, teacher),
         scoring("prefer", rounds * rationales, recipe.prefer.scorer),
-        count.train("align", rounds * pairs_seen(pairs, recipe.align), 2 * (head + 2 * seed + rationale), sizes.teacher,
+        count.train("align", rounds, rounds * pairs_seen(pairs, recipe.align), 2 * (head + 2 * seed + rationale), sizes.teacher,
                     sizes.teacher_folder, recipe.align.lora_rank, recipe.teacher.dtype, 0.5),
         explaining("judge: texts", rounds * judged),
         scoring("judge: scores", rounds * judged, recipe.prefer.scorer),

@@ -37,10 +37,12 @@ def stages(tiny_model: Path, tmp_path: Path) -> Callable[..., dict[str, Work]]:
 
 
 def test_few_pairs_are_seen_often_and_many_once() -> None:
-    few, many = Align(batch=16, min_steps=8, max_steps=32, held_out=0.0), Align(batch=16, min_steps=1, max_steps=1, held_out=0.5)
-    assert pairs_seen(30, few) == pytest.approx(16 * (8 * 32) ** 0.5)
-    assert pairs_seen(1000, many) == 500
-    assert pairs_seen(0, few) == 0
+    align = Align(batch=16, min_steps=8, max_steps=32, held_out=0.2)
+    assert pairs_seen(50, align) == pytest.approx(16 * (8 * 32) ** 0.5)  # 40 are learned from, 10 say when to stop
+    assert pairs_seen(10, align) == pytest.approx(8 * (8 * 32) ** 0.5)  # a batch has no more than there are
+    assert pairs_seen(1000, align) == 16 * 50
+    assert pairs_seen(50, align.model_copy(update={"held_out": 0.0})) == 16 * 8
+    assert pairs_seen(0, align) == 0
 
 
 def test_what_the_recipe_asks_for_beside_the_loop_is_counted(stages: Callable[..., dict[str, Work]]) -> None:
