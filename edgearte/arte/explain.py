@@ -48,11 +48,13 @@ def rationale_prompt(
     """The prompt for a rationale. A chat is given the strategy as an instruction (`prompts.NAIVE` for the naive one), a
     continuation goes on from the strategy's opening words (none for the naive one). Both may be `shown` worked examples, the
     continuation in place of as many seeds."""
-    worked = [*[q for q in task.seeds if q.rationale][: WORKED - len(shown)], *shown]
     if settings.style != "chat":
-        return prompts.rationale_continuation(task, worked, text, target, strategy)
+        worked = [q for q in task.seeds if q.rationale][: WORKED - len(shown)]
+        return prompts.rationale_continuation(task, [*worked, *shown], text, target, strategy)
     if told(task, settings, target):
-        return prompts.why_chat(teacher, task, worked, text, target, "" if strategy == prompts.NAIVE else strategy)
+        # Reasons for other labels are taken over by a small teacher, whatever the answer: it is shown none.
+        alike = [q for q in task.seeds if q.rationale and q.target == target][: WORKED - len(shown)]
+        return prompts.why_chat(teacher, task, [*alike, *shown], text, target, "" if strategy == prompts.NAIVE else strategy)
     return prompts.rationale_chat(teacher, task, text, strategy, shown)
 
 
@@ -78,6 +80,8 @@ def _rationale(task: Task, settings: Settings, item: dict[str, Any], c: Completi
         return text if chat else f"{item['instruction']} {text}".strip()
     if chat:
         sentence = whole.finished(labelled.reason(text), cut=cut)
+        if item["instruction"] == prompts.NAIVE:
+            sentence = whole.first(sentence)  # one was asked for
     else:
         if whole.bounded(text, most):
             text, cut = text[:-1], True  # its last mark is the pattern's and not the teacher's

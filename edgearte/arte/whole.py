@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+FEWEST = 3  # words of a reason
+
 # A mark that ends a sentence, with what closes after it, before a space or the text's end: "3.5" and "play.now" end none.
 _END = re.compile(r"[.!?…。！？]+[\"'”’»)\]]*(?=\s|$)")
 
@@ -14,13 +16,17 @@ def sentences(text: str) -> str:
     return text[: ends[-1]].strip() if ends else ""
 
 
+def first(text: str) -> str:
+    """Its first sentence, or all of it where none ends."""
+    found = _END.search(text)
+    return text[: found.end()] if found else text
+
+
 def finished(text: str, *, cut: bool) -> str:
     """One explanation as it may be taught: of a text that was `cut` off the whole sentences; one that its writer ended gets the full stop
-    it lacks. "" where nothing is left."""
-    text = text.strip()
-    if cut:
-        return sentences(text)
-    if not any(c.isalnum() for c in text):
+    it lacks. "" where nothing is left that explains: a word or two, such as the answer alone, say no why."""
+    text = sentences(text) if cut else text.strip()
+    if len(re.findall(r"\w+", text)) < FEWEST:
         return ""
     return text if _END.search(text[-4:]) else f"{text.rstrip(',;:-– ')}."
 

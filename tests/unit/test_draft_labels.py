@@ -228,7 +228,10 @@ def test_a_chat_is_told_the_label_and_says_why(tmp_path: Path) -> None:
     assert found.rationales == (Rationale("naive", "They want to hear the radio. <ans>play_music</ans>", "play_music"),)
     (asked,) = teacher.asked
     assert "Question: put the radio on\nAnswer: play_music (something is to be played)\n\n" in asked
-    assert "Why: They want to hear a song." in asked, "the seeds show how"
+    assert "Question: play a song\nAnswer: play_music\nWhy: They want to hear a song.\n" in asked, "the seeds show how"
+    assert "Question: what is this tune\nAnswer: what_song\nWhy: The song's name is asked.\n" in asked, "or what their label means"
+    assert "Question: put on some jazz\nAnswer: play_music\nWhy: Something is to be played.\n" in asked
+    assert asked.index("what is this tune") < asked.index("put on some jazz"), "different labels first"
     assert prompts.NAIVE not in asked
     assert asked.endswith("[assistant]Why:")
     assert draft.rationale_prompt(teacher, TASK, CHAT, D[0].input, D[0].target, draft.naive(CHAT)) == asked
@@ -236,8 +239,9 @@ def test_a_chat_is_told_the_label_and_says_why(tmp_path: Path) -> None:
 
 
 def test_a_strategy_says_how_the_reason_is_given(tmp_path: Path) -> None:
-    teacher = Scripted(lambda _: " They want to hear the radio.")
-    draft.draft_rationales(teacher, TASK, CHAT, D, {"a": "Rule out the others."}, Store(tmp_path), label="r")
+    teacher = Scripted(lambda _: " They want to hear the radio. No song is asked for.")
+    (found,) = draft.draft_rationales(teacher, TASK, CHAT, D, {"a": "Rule out the others."}, Store(tmp_path), label="r")
+    assert found.rationales[0].text == "They want to hear the radio. No song is asked for. <ans>play_music</ans>"
     assert f"Rule out the others. {prompts.WHY}" in teacher.asked[0]
 
 
@@ -249,6 +253,8 @@ def test_a_strategy_says_how_the_reason_is_given(tmp_path: Path) -> None:
         (" They want to hear music", "They want to hear music."),
         (" **Why:** \"They want to hear music.\"", "They want to hear music."),
         (" They want music. <ans>what_song</ans>", "They want music."),
+        (" They want music. It is about that.", "They want music."),
+        (" play_music", None),
         ("", None),
     ],
 )  # fmt: skip
