@@ -24,7 +24,7 @@ SEEDS = tuple(
         [
             ("play a song", "play_music", "They want to hear a song."),
             ("put on some jazz", "play_music", ""),
-            ("what is this tune", "what_song", ""),
+            ("what is this tune", "what_song", "They ask for a name."),
             ("it is dark in here", "lights", ""),
         ]
     )
@@ -229,9 +229,7 @@ def test_a_chat_is_told_the_label_and_says_why(tmp_path: Path) -> None:
     (asked,) = teacher.asked
     assert "Question: put the radio on\nAnswer: play_music (something is to be played)\n\n" in asked
     assert "Question: play a song\nAnswer: play_music\nWhy: They want to hear a song.\n" in asked, "the seeds show how"
-    assert "Question: what is this tune\nAnswer: what_song\nWhy: The song's name is asked.\n" in asked, "or what their label means"
-    assert "Question: put on some jazz\nAnswer: play_music\nWhy: Something is to be played.\n" in asked
-    assert asked.index("what is this tune") < asked.index("put on some jazz"), "different labels first"
+    assert "what is this tune" not in asked, "reasons for other labels would be taken over"
     assert prompts.NAIVE not in asked
     assert asked.endswith("[assistant]Why:")
     assert draft.rationale_prompt(teacher, TASK, CHAT, D[0].input, D[0].target, draft.naive(CHAT)) == asked
