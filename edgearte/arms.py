@@ -220,13 +220,13 @@ def _selected(setup: Setup, asked: PreferenceSet, arm: str) -> tuple[Example, ..
 
 def _choice(
     setup: Setup, drafts: tuple[Draft, ...], scores: Mapping[tuple[str, str], float], arm: str
-) -> Callable[[Draft], Rationale]:
+) -> Callable[[Draft], Rationale | None]:
     if arm == RANDOM:
         return lambda d: random.Random(seed_of(setup.recipe.seed, arm, d.id)).choice(d.rationales)
     if arm == CONSISTENT:
         names = list(setup.recipe.draft.strategies)
-        best = max(names, key=lambda name: fmean(scores[d.id, name] for d in drafts))
-        return lambda d: next(r for r in d.rationales if r.strategy == best)
+        best = max(names, key=lambda name: fmean(scores.get((d.id, name), 0.0) for d in drafts))  # cut off: nothing
+        return lambda d: next((r for r in d.rationales if r.strategy == best), None)
     nothing = float("-inf")  # a rationale without text has no probability
     return lambda d: max(d.rationales, key=lambda r: scores.get((d.id, r.strategy), nothing))
 

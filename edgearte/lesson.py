@@ -7,6 +7,7 @@ task ─► draft ─► prefer ─► align ─► tailor        what the taugh
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -156,4 +157,7 @@ def _together(sets: Sequence[tailor.Tailored]) -> tailor.Tailored:
         dropped = dropped.joined(Dropped.of(one.dropped, one.samples))
     examples = tuple(e for one in sets for e in one.examples)
     drafts = tuple(d for one in sets for d in one.drafts)
-    return tailor.Tailored(examples, drafts, dropped.reasons(), dropped.shown())
+    stood = Counter[str]()
+    for one in sets:
+        stood.update(one.stood)
+    return tailor.Tailored(examples, drafts, dropped.reasons(), dropped.shown(), dict(stood))

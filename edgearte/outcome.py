@@ -62,7 +62,7 @@ def result(found: Found, ledger: Sequence[Entry], bundle: Path) -> r.Result:
         alignment=_alignment(last) if last else None,
         assistance=_assistance(found),
         tailored={
-            arm: r.Tailored(len(t.examples), dict(t.dropped), _samples(t.drafts[:SAMPLES], ()), dict(t.samples))
+            arm: r.Tailored(len(t.examples), dict(t.dropped), _samples(t.drafts[:SAMPLES], ()), dict(t.samples), t.right)
             for arm, t in lesson.tailored.items()
         },
         training={arm: training(folder, _label(arm), ledger) for arm, folder in found.taught.items()},

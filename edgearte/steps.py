@@ -24,6 +24,7 @@ from edgearte.arte import (
     probability,
     prompts,
     select,
+    share,
     sieve,
     tailor,
     vote,
@@ -48,6 +49,7 @@ from edgearte.train import distill, dpo, match, sft
 
 SEEDS = "seeds alone"  # the arm's name
 JUDGING = 24  # questions that an alignment is judged by, at most
+REFUSED = "target not confirmed by a vote"
 TIMED = 8  # evaluation questions that a suite of the task's own prompts reads
 CHECKER_TIMEOUT = 600.0  # seconds a user's program may take for one round of drafts
 
@@ -140,7 +142,7 @@ def checks(setup: Setup, author: LM, label: str) -> list[Check]:
         *([Check("longer or shorter than the seeds", lambda drafts: sieve.length(task, drafts, s.length))] if s.length else []),
         *([Check("target refused by the checker", by_program)] if v.checker else []),
         *([Check("unlikely to the teacher, beside the seeds", by_likelihood)] if s.plausible and not not_at_hand(setup) else []),
-        *([Check("target not confirmed by a vote", by_vote)] if at_least and task.answer.choices else []),
+        *([Check(REFUSED, by_vote)] if at_least and task.answer.choices else []),
         *([Check("target not confirmed by the teacher's own samples", by_samples)] if v.samples else []),
         *([Check("known to a student taught on the seeds", by_student)] if s.known and task.seeds else []),
     ]
@@ -257,6 +259,10 @@ def tailored(setup: Setup, folder: Path, arm: str, purpose: str = "tailor", coun
     )
     found = tailor.tailor(author, setup.task, ask, count or t.questions, setup.store, purpose=purpose, arm=arm,
                           checks=checks(setup, author, f"tailor, {arm}"), drawn=setup.drawn, teach=setup.teach)  # fmt: skip
+    if at_least := setup.recipe.draft.vote if setup.task.answer.choices and setup.task.seeds else 0.0:
+        told = share.of_voted(author, setup.task, found.stood.get(REFUSED, 0), found.dropped.get(REFUSED, 0), at_least, setup.store,
+                              label=f"tailor, {arm}: right")  # fmt: skip
+        found = replace(found, right=told.said if told else "")
     author.release()
     return found
 

@@ -31,6 +31,7 @@ class Tailored:
     dropped: Mapping[str, int]
     samples: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     stood: Mapping[str, int] = field(default_factory=dict)
+    right: str = ""  # how much of what was kept is right, as an estimate in words; empty where nothing tells
 
 
 def tailor(

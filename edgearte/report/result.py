@@ -217,6 +217,7 @@ class Tailored:
     dropped: dict[str, int] = field(default_factory=dict)  # reason -> number
     samples: tuple[DraftSample, ...] = ()
     fell: dict[str, tuple[str, ...]] = field(default_factory=dict)  # reason -> a few of them
+    right: str = ""  # how much of it is right, as an estimate in words
 
 
 @dataclass(frozen=True)
