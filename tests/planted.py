@@ -64,7 +64,7 @@ ASK = draft.Settings(
     rationale_temperature=0.7, near_copy=1.0, attempts=6, seed=1,
 )  # fmt: skip
 HOW = dpo.Settings(
-    beta=0.1, learning_rate=3e-4, min_steps=8, max_steps=16, patience=3, batch=8, micro_batch=8, lora_rank=16, sft=0.0,
+    beta=0.1, learning_rate=5e-4, min_steps=4, max_steps=8, patience=3, batch=8, micro_batch=8, lora_rank=16, sft=0.0,
     length_normalised=False, label_smoothing=0.0, dtype="bfloat16", seed=1,
 )  # fmt: skip
 
