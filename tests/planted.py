@@ -64,7 +64,7 @@ ASK = draft.Settings(
     rationale_temperature=0.7, near_copy=1.0, attempts=6, seed=1,
 )  # fmt: skip
 HOW = dpo.Settings(
-    beta=0.1, learning_rate=5e-4, min_steps=4, max_steps=8, patience=3, batch=8, micro_batch=8, lora_rank=16, sft=0.0,
+    beta=0.1, learning_rate=5e-4, min_steps=3, max_steps=6, patience=3, batch=8, micro_batch=8, lora_rank=16, sft=0.0,
     length_normalised=False, label_smoothing=0.0, dtype="bfloat16", seed=1,
 )  # fmt: skip
 
@@ -117,7 +117,7 @@ def pairs(kind: Kind, author: TransformersLM, store: Store) -> list[Pair]:
     drafts = draft.draft_rationales(author, TASK, ASK, found, STRATEGIES, store, label="draft")
     preferred = prefer.exact(Rigged(kind), TASK, drafts, TASK.preference, 16, store).preferences
     make = align.question_pairs if kind is PERSONAL else align.rationale_pairs
-    made = make(author, TASK, ASK, drafts, preferred, 40)
+    made = make(author, TASK, ASK, drafts, preferred, 30)
     return [replace(p, held_out=k % 5 == 0) for k, p in enumerate(made)]
 
 
