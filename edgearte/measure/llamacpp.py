@@ -13,7 +13,6 @@ import importlib.metadata
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,24 +22,12 @@ from edgearte.errors import UserError
 from edgearte.measure.llamalib import Batch, Work, clear_log, library, log_text
 from edgearte.measure.machine import cores
 from edgearte.measure.mark import READ, READING, WROTE, mark
-from edgearte.measure.rows import Continuation, Logits, Row, Timed, Writer, choose
+from edgearte.measure.rows import Continuation, Logits, Row, Timed, Writer
 from edgearte.measure.seats import Arrival, Seats, room
+from edgearte.measure.writing import How, Written, advance
 
 BATCH = 512  # tokens per call of llama_decode, and per pass through the weights
 SCORED = 128  # rows that are scored side by side: short ends of them fill a batch
-
-
-@dataclass
-class _Active:
-    """A row that is being written, in its seat."""
-
-    index: int
-    row: Row
-    seat: int
-    prompt: list[int]
-    writer: Writer
-    written: int = 0
-    last: int = -1  # the token to be read next; -1 while the prompt is
 
 
 class Engine:
@@ -146,21 +133,22 @@ class Engine:
         order = sorted(range(len(rows)), key=prompts.__getitem__)  # what begins alike stands together
         seats = self._seats([prompts[i] for i in order], [max_tokens] * len(rows), self.parallel)
         waiting, free = deque(order), list(range(min(self.parallel, len(rows)) - 1, -1, -1))
-        active: list[_Active] = []
+        how = How(max_tokens, temperature, top_p)
+        active: list[Written] = []
         results: dict[int, Continuation] = {}
         while waiting or active:
             work, arrivals = Work(), []
             for row in active:
-                work.add([row.last], len(row.prompt) + row.written - 1, row.seat, [[row]])
+                work.add([row.last], len(row.prompt) + row.count - 1, row.seat, [[row]])
             while waiting and free:
                 index = waiting.popleft()
-                arrived = _Active(index, rows[index], free.pop(), prompts[index], Writer(stop))
-                arrivals.append(Arrival(arrived.seat, arrived.prompt, [None] * (len(arrived.prompt) - 1) + [arrived]))
-                active.append(arrived)
+                new = Written(index, rows[index], free.pop(), prompts[index], Writer(stop))
+                arrivals.append(Arrival(new.seat, new.prompt, [None] * (len(new.prompt) - 1) + [new]))
+                active.append(new)
             seats.enter(arrivals, work)
             for tags, logits in self._decode(work):
-                for row, ended in self._advance(tags, logits, max_tokens, temperature, top_p):
-                    results[row.index] = Continuation(row.writer.text(), len(row.prompt), row.written, ended)
+                for row, ended in advance(tags, logits, self, how):
+                    results[row.index] = row.continuation(ended)
                     active.remove(row)
                     seats.leave(row.seat)
                     free.append(row.seat)
@@ -242,34 +230,6 @@ class Engine:
                 "model was trained for; shorten the prompt or ask for fewer tokens"
             )
         return ids
-
-    def _advance(
-        self, tags: Sequence[Sequence[_Active]], logits: Logits, max_tokens: int, temperature: float, top_p: float
-    ) -> list[tuple[_Active, str]]:
-        """Take the next token of these rows, of which those of one tag share their logits; those that have ended, and why."""
-        rows = [row for several in tags for row in several]
-        if len(rows) > len(tags):
-            logits = logits.repeat([len(several) for several in tags], axis=0)
-        elif any(row.row.constraint for row in rows):
-            logits = logits.copy()
-        for row, its in zip(rows, logits):  # noqa: B905
-            if row.row.constraint is not None:
-                row.row.constraint.mask(its)
-        tokens = choose(logits, [(row.row.seed, row.written) for row in rows], temperature, top_p)
-        taken = [(row, self._take(row, token, max_tokens)) for row, token in zip(rows, tokens)]  # noqa: B905
-        return [(row, ended) for row, ended in taken if ended]
-
-    def _take(self, row: _Active, token: int, max_tokens: int) -> str:
-        """Write a token down; why the row has ended, or nothing."""
-        row.written += 1
-        row.last = token
-        if self.ends(token):
-            return "eos"
-        if row.writer.add(self.piece(token)):
-            return "stop"
-        if row.row.constraint is not None and row.row.constraint.accept(token):
-            return "eos"
-        return "length" if row.written >= max_tokens else ""
 
     def _seats(self, prompts: Sequence[list[int]], own: Sequence[int], count: int) -> Seats:
         """Seats in a context that has room for these rows, in order, and what each of them writes."""

@@ -10,7 +10,9 @@ import edgearte
 
 PACKAGE = Path(edgearte.__file__).parent
 # What the harness imports there.
-MODULES = ("harness", "machine", "conditions", "rows", "llamacpp", "llamalib", "genai", "header", "mark", "probe", "roofline", "seats")
+MODULES = (
+    "harness", "machine", "conditions", "rows", "llamacpp", "llamalib", "genai", "header", "mark", "probe", "roofline", "seats", "writing",
+)  # fmt: skip
 ASKED_FOR = "platform.freedesktop_os_release"  # and done without where it is missing
 
 
