@@ -11,7 +11,7 @@ import pytest
 
 from edgearte import catalogue
 from edgearte.answers import AnswerFormat
-from edgearte.arte import checker
+from edgearte.arte import checker, prompts
 from edgearte.cli import main
 from edgearte.load import load_recipe, load_task
 from edgearte.records import Draft
@@ -161,3 +161,9 @@ def test_drafted_slots_must_stand_in_what_is_said(said: str, target: Any, ok: bo
     (verdict,) = checker.check(("python3", "check.py"), task, [draft], folder, 60)
     assert verdict.stands == ok
     assert verdict.better == (json.dumps(better) if better else "")
+
+
+def test_drafts_whose_target_is_an_object_are_read_whole() -> None:
+    target = '{"intent": "PlayMusic", "artist": "Nina Simone"}'
+    written = f"play Nina Simone</input>\n<target>{target}\n</target>\n</Question_5>\n<Question_6>\n<input>cut</input>\n<target>{{"
+    assert prompts.read_questions(written, 5) == [("play Nina Simone", target)]
