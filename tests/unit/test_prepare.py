@@ -141,7 +141,7 @@ def test_a_recipe_without_its_data_says_how_to_bring_it(capsys: pytest.CaptureFi
     ("said", "target", "ok", "better"),
     [
         ("Play jazz on Vimeo", {"intent": "PlayMusic", "genre": "jazz", "service": "Vimeo"}, True, None),
-        ("Play Jazz on vimeo", {"service": "Vimeo", "intent": "PlayMusic", "genre": "jazz", "year": ""}, False,
+        ("Play Jazz on vimeo", {"service": "Vimeo", "intent": "PlayMusic", "genre": "jazz", "year": "", "track": "Unknown"}, False,
          {"intent": "PlayMusic", "genre": "Jazz", "service": "vimeo"}),
         ("Play jazz on Vimeo", {"intent": "PlayMusic", "genre": "rock"}, False, None),
         ("book a cafe in OK", {"intent": "BookRestaurant", "restaurant_type": "cafe", "state": "ok"}, False,
