@@ -60,7 +60,8 @@ def run(setup: Setup) -> Found:
     """A lesson, by ARTE or by a teaching assistant; then out to the devices, and back to the teacher while their budgets are not met."""
     setup = steps.prepared(setup)
     recipe, how = setup.recipe, setup.recipe.assist
-    probed = probe.run(setup) if setup.task.development else None
+    paid = recipe.teacher.endpoint or (how and how.budget)  # whose answers cost what no probe may spend
+    probed = probe.run(setup) if setup.task.development and not paid else None
     lesson = with_assistant(setup, how, how.budget) if how and how.budget else arte(setup)
 
     # train: one student an arm; which of them is delivered the development questions decide

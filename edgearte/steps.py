@@ -48,6 +48,7 @@ from edgearte.task import Task
 from edgearte.train import distill, dpo, match, sft
 
 SEEDS = "seeds alone"  # the arm's name
+MOVED = 24  # texts over which it is told how far a teacher moved, at most
 JUDGING = 24  # questions that an alignment is judged by, at most
 REFUSED = "target not confirmed by a vote"
 TIMED = 8  # evaluation questions that a suite of the task's own prompts reads
@@ -287,7 +288,7 @@ def judged(
 
 def moved(setup: Setup, aligned: Path, plain: tailor.Tailored, ours: tailor.Tailored) -> Moved:
     """How far the aligned teacher is from the one it was, over what it wrote for the training set."""
-    count, found = setup.recipe.align.judge, setup.teacher
+    count, found = min(setup.recipe.align.judge, MOVED), setup.teacher
     before = TransformersLM(found.folder, found.identity, dtype=setup.recipe.teacher.dtype)
     after = TransformersLM(aligned, weights.identity(aligned, setup.store), dtype=setup.recipe.teacher.dtype)
     one, other = ours.drafts[:count], plain.drafts[:count]

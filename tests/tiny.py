@@ -52,7 +52,7 @@ def make(folder: Path) -> None:
     labels = rows["input_ids"].masked_fill(rows["attention_mask"] == 0, -100)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     order = random.Random(0)
-    for _ in range(90):
+    for _ in range(170):
         pick = order.sample(range(len(texts)), 8)
         loss = model(rows["input_ids"][pick], attention_mask=rows["attention_mask"][pick], labels=labels[pick]).loss
         loss.backward()
@@ -79,7 +79,7 @@ def _texts(tokenizer: Any) -> list[str]:
     words = [*" ".join(c for commands in COMMANDS.values() for c in commands).split(), "so", "it", "is", "about"]
     texts = []
     for label, commands in COMMANDS.items():
-        for command in commands * 3:
+        for turn, command in enumerate(commands * 3):
             other = chance.choice(LABELS)
             # What it drafts itself is a jumble of words, so its examples are.
             question, reason = (" ".join(chance.choices(words, k=chance.randint(2, 8))) for _ in range(2))
@@ -88,10 +88,11 @@ def _texts(tokenizer: Any) -> list[str]:
             follows = other if chance.random() < 0.7 else label
             texts.append(f"{header}\n{example}Question: {command}\n{step} {told(follows)}\n")
             asked = [{"role": "system", "content": header}, {"role": "user", "content": command}]
-            drafts = [" ".join(chance.choices(words, k=chance.randint(3, 6))).capitalize() for _ in range(3)]
-            texts.append("\n".join(prompts.question_text(k, d, label, given=True) for k, d in enumerate(drafts, 1)))
-            reasons = [(drafts[0], other), (drafts[1], label)]
-            texts.append("".join(f"Question: {d}\nAnswer: {x}\nWhy: It is about {x}.\n\n" for d, x in reasons))
+            if turn % 4 == 0:  # few of these, so that it still learns to answer
+                drafts = [" ".join(chance.choices(words, k=chance.randint(3, 6))).capitalize() for _ in range(3)]
+                texts.append("\n".join(prompts.question_text(k, d, label, given=True) for k, d in enumerate(drafts, 1)))
+                reasons = [(drafts[0], other), (drafts[1], label)]
+                texts.append("".join(f"Question: {d}\nAnswer: {x}\nWhy: It is about {x}.\n\n" for d, x in reasons))
             texts.append(
                 tokenizer.apply_chat_template([*asked, {"role": "assistant", "content": told(label)}], tokenize=False)
             )

@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from edgearte.arte.reliability import by_question
-from edgearte.lm.base import LM, Prompt
+from edgearte.lm.base import LM, sharing
 from edgearte.records import Draft, Example, Judged, Moved, Preference, Question, Rationale
 from edgearte.store import Store
 from edgearte.task import Task
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-VERSION = 1
+VERSION = 2
 ROWS = 8  # texts of a chunk: every token of theirs takes a row of logits as wide as the vocabulary
 RESAMPLES = 4_000
 ENOUGH = 8  # preference questions that are left over; with fewer, development questions are added
@@ -129,7 +129,8 @@ def moved(
 
 def _logprobs(model: LM, texts: Sequence[tuple[str, str]], store: Store) -> list[dict[str, Any]]:
     def compute(part: list[list[str]]) -> list[dict[str, Any]]:
-        scores = model.loglikelihood([(Prompt(prompt), completion) for prompt, completion in part])
+        asked = sharing([prompt for prompt, _ in part])  # they begin with the same task
+        scores = model.loglikelihood([(prompt, completion) for prompt, (_, completion) in zip(asked, part, strict=True)])
         return [{"logprob": s.logprob, "scored": s.tokens, "tokens": s.tokens} for s in scores]
 
     options = {"model": model.identity}
