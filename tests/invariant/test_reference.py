@@ -19,6 +19,7 @@ from tests import tiny
 
 pytestmark = pytest.mark.invariant
 REFERENCE = Path(__file__).with_name("tiny.json")
+DECIDED = ["prefer.scorer=probability", "task.development.file=development.jsonl"]
 
 
 def numbers(result: Result) -> dict[str, Any]:
@@ -40,7 +41,9 @@ def numbers(result: Result) -> dict[str, Any]:
         },
         "mean score": sum(result.preferences.scores) / len(result.preferences.scores),
         "dpo loss": result.alignment.curve[-1].loss if result.alignment.curve else 0.0,
-        "dpo margin": result.alignment.curve[-1].margin if result.alignment.curve else 0.0,
+        "held-out margins": [look.margin for look in result.alignment.looks],
+        "kept step": result.alignment.best_step,
+        "judged": result.alignment.judged.difference if result.alignment.judged else None,
         "first loss": {arm: t.curve[0].loss for arm, t in result.training.items()},
         "last loss": {arm: t.curve[-1].loss for arm, t in result.training.items()},
     }
@@ -48,7 +51,7 @@ def numbers(result: Result) -> dict[str, Any]:
 
 def build(folder: Path, model: Path) -> Path:
     recipe = tiny.write_recipe(folder / "task", model, presets="q8_0, q4_k_m, onnx-int4")
-    assert main(["build", str(recipe), "--runs", str(folder / "runs")]) == 0
+    assert main(["build", str(recipe), *DECIDED, "--runs", str(folder / "runs")]) == 0
     return folder / "runs" / "tiny"
 
 
@@ -66,8 +69,9 @@ def test_the_numbers_are_those_of_the_reference(result: Result) -> None:
     found, expected = numbers(result), json.loads(REFERENCE.read_text("utf-8"))
     assert found.pop("counts") == expected.pop("counts")
     assert found.keys() == expected.keys()
+    assert max(expected["held-out margins"]) > 0.5, "a reference that holds without learning proves nothing"
     for name, value in expected.items():
-        assert found[name] == pytest.approx(value, rel=0.02, abs=1e-3), name
+        assert found[name] == pytest.approx(value, rel=0.02, abs=5e-3), name
 
 
 def test_the_run_folder_holds_what_was_promised(run: Path, result: Result) -> None:
@@ -96,22 +100,32 @@ def test_the_run_folder_holds_what_was_promised(run: Path, result: Result) -> No
     assert sizes["seeds-alone"] == max(sizes.values()), "the seeds alone are taught as many steps as any set"
 
 
-def test_the_alignment_has_held_out_pairs_and_is_judged_or_says_why_not(result: Result) -> None:
-    assert result.alignment
-    if result.alignment.held_out:
-        assert result.alignment.looks[0].step == 0
-        assert result.alignment.best_step in [look.step for look in result.alignment.looks]
-    assert result.alignment.judged or any("was not judged" in note for note in result.notes)
+def test_the_alignment_learned_and_was_judged(result: Result) -> None:
+    """Not by losses that hold without learning: pairs it was not shown have come to lie the right way round."""
+    found = result.alignment
+    assert found and found.judged and found.moved
+    assert found.held_out and found.best_step
+    assert found.looks[0].margin == pytest.approx(0, abs=1e-4)
+    assert max(look.margin for look in found.looks) > 0.5
+    assert found.moved.divergence > 0.01
+    assert all(look.loss <= found.looks[0].loss for look in found.looks if look.step == found.best_step)
+    assert ("brought nothing" in " ".join(result.notes)) == (found.judged.better == "no difference")
 
 
-def test_the_arm_that_is_delivered_is_said_with_every_arms_hits(result: Result) -> None:
-    assert result.arm
-    assert result.arm.name == "ARTE" and "unproven" in result.arm.reason  # there are no development questions
-    assert {"untaught", "seeds alone", "unaligned teacher", "ARTE"} <= result.hits.keys()
+def test_the_development_questions_decide_what_is_delivered(result: Result, run: Path) -> None:
+    assert result.arm and result.probe
+    assert result.arm.questions == result.probe.teacher.n == 24
+    assert result.arm.right[result.arm.name] == max(result.arm.right.values())
+    assert {"seeds alone", "unaligned teacher", "ARTE"} == result.arm.right.keys()
+    assert any("is not what is delivered" in note for note in result.notes) == (result.arm.name != "ARTE")
+    assert any(row.model == result.arm.name and row.where == "q8_0" for row in result.accuracy), "its student is what is exported"
+
+
+def test_every_arms_right_answers_stand_in_the_result(result: Result) -> None:
+    assert {"untaught", "seeds alone", "unaligned teacher", "ARTE"} == result.hits.keys()
     for row in result.accuracy:
-        if not row.shots:
-            marks = result.hits[row.model][row.where]
-            assert (len(marks), marks.count("1")) == (row.accuracy.n, row.accuracy.correct)
+        marks = result.hits[row.model][row.where]
+        assert (len(marks), marks.count("1")) == (row.accuracy.n, row.accuracy.correct)
 
 
 def test_no_measured_time_is_in_the_bundle(run: Path) -> None:
@@ -126,7 +140,7 @@ def test_the_same_command_again_computes_nothing(run: Path, monkeypatch: pytest.
     monkeypatch.setattr("edgearte.loop.run", None)
     assert main(["build", str(run.parent.parent / "task" / "recipe.yaml"), "presets", "--runs", str(run.parent)]) == 2
     recipe = run.parent.parent / "task" / "recipe.yaml"
-    overrides = ["export.presets=[q8_0, q4_k_m, onnx-int4]"]
+    overrides = ["export.presets=[q8_0, q4_k_m, onnx-int4]", *DECIDED]
     assert main(["build", str(recipe), *overrides, "--runs", str(run.parent)]) == 0
     assert {p: p.stat().st_mtime_ns for p in run.rglob("*")} == before
 
