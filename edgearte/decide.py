@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from edgearte.evaluate import Answer
-from edgearte.records import Artifact
+from edgearte.records import ArmChoice, Artifact
 
 SIGNIFICANT = 0.05
 
@@ -34,32 +34,22 @@ def compare(a: Sequence[Answer], b: Sequence[Answer]) -> Compared:
     return Compared(difference, p_value, pairs.count((True, True)), only_a, only_b, pairs.count((False, False)))
 
 
-@dataclass(frozen=True)
-class Arm:
-    """The arm whose student is delivered, why, and how many development questions each arm answers rightly."""
-
-    name: str
-    reason: str
-    right: Mapping[str, int]
-    questions: int
-
-
-def arm(developed: Mapping[str, Sequence[Answer]], method: str) -> Arm:
+def arm(developed: Mapping[str, Sequence[Answer]], method: str) -> ArmChoice:
     """The arm that answers most development questions rightly; `method` where none answers more, or where none was asked.
 
     The evaluation questions take no part: they only report. The best of several arms is chosen on questions that it may have been lucky
     on, so its share of right answers here is no estimate of what it will do.
     """
     if not developed:
-        return Arm(method, f"{method} is delivered, unproven: there are no development questions to choose between the arms by", {}, 0)
+        return ArmChoice(method, f"{method} is delivered, unproven: there are no development questions to choose between the arms by", {}, 0)
     right = {name: sum(a.grade.correct for a in answers) for name, answers in developed.items()}
     n = len(next(iter(developed.values())))
     best = max(right, key=lambda name: (right[name], name == method))
     if best == method:
-        return Arm(best, f"no arm answers more of the {n} development questions rightly than {best} ({right[best]})", right, n)
+        return ArmChoice(best, f"no arm answers more of the {n} development questions rightly than {best} ({right[best]})", right, n)
     found = compare(developed[best], developed[method]) if method in developed else None
     beside = f" where {method} answers {right[method]} (p = {found.p_value:.3f})" if found else ""
-    return Arm(best, f"{best} answers {right[best]} of the {n} development questions rightly{beside}", right, n)
+    return ArmChoice(best, f"{best} answers {right[best]} of the {n} development questions rightly{beside}", right, n)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from edgearte.delivery import Checkpoint, Delivery, deliver
 from edgearte.destination import destinations
 from edgearte.evaluate import Answer
 from edgearte.lesson import ARTE, ON_POLICY, UNTAUGHT, Lesson, Round, arte, once, with_assistant
-from edgearte.records import Example, Probe, Question
+from edgearte.records import ArmChoice, Example, Probe, Question
 from edgearte.setup import Setup
 
 
@@ -44,7 +44,7 @@ class Found:
     setup: Setup
     probed: Probe | None
     lesson: Lesson
-    chosen: decide.Arm  # the arm that is delivered
+    chosen: ArmChoice  # the arm that is delivered
     taught: Mapping[str, Path]
     developed: Mapping[str, list[Answer]]  # by arm, on the development questions
     answers: Mapping[tuple[str, int], list[Answer]]  # by arm and number of examples shown, as checkpoint

@@ -69,7 +69,7 @@ def result(found: Found, ledger: Sequence[Entry], bundle: Path) -> r.Result:
         accuracy=_accuracies(found),
         comparisons=_comparisons(found),
         hits=_hits(found),
-        arm=r.ArmChoice(found.chosen.name, found.chosen.reason, dict(found.chosen.right), found.chosen.questions),
+        arm=found.chosen,
         answers=_answers(task, found),
         artifacts=tuple(_artifact(found, a) for a in delivered.artifacts),
         decision=r.Decision(found.choice.preset, found.choice.reason, found.choice.story),

@@ -190,6 +190,16 @@ class Artifact:
 
 
 @dataclass(frozen=True)
+class ArmChoice:
+    """The arm whose student is delivered, why, and how many of so many development questions each arm answers rightly."""
+
+    name: str
+    reason: str
+    right: Mapping[str, int]
+    questions: int
+
+
+@dataclass(frozen=True)
 class Accuracy:
     """Graded answers. `unextracted` counts outputs in which no answer was found, apart from wrong ones; the interval is Wilson's
     at 95 %. Fractions are of `n`."""

@@ -15,7 +15,7 @@ from typing import Any
 from edgearte.assist.calibration import Calibration
 from edgearte.budget import Figures
 from edgearte.errors import Problem, UserError
-from edgearte.records import Accuracy, Artifact, Judged, Measurement, Moved, Probe
+from edgearte.records import Accuracy, ArmChoice, Artifact, Judged, Measurement, Moved, Probe
 
 SCHEMA = 1
 _SHOWN_PROBLEMS = 8
@@ -262,16 +262,6 @@ class Comparison:
     only_a: int
     only_b: int
     neither: int
-
-
-@dataclass(frozen=True)
-class ArmChoice:
-    """The arm whose student is delivered, why, and how many of so many development questions each arm answers rightly."""
-
-    name: str
-    reason: str
-    right: dict[str, int]
-    questions: int
 
 
 @dataclass(frozen=True)
