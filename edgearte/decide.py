@@ -41,7 +41,7 @@ def arm(developed: Mapping[str, Sequence[Answer]], method: str) -> ArmChoice:
     on, so its share of right answers here is no estimate of what it will do.
     """
     if not developed:
-        return ArmChoice(method, f"{method} is delivered, unproven: there are no development questions to choose between the arms by", {}, 0)
+        return ArmChoice(method, f"{method} is delivered, unproven: there are no development questions to choose an arm by", {}, 0)
     right = {name: sum(a.grade.correct for a in answers) for name, answers in developed.items()}
     n = len(next(iter(developed.values())))
     best = max(right, key=lambda name: (right[name], name == method))
