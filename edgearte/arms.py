@@ -224,7 +224,7 @@ def _choice(
     if arm == RANDOM:
         return lambda d: random.Random(seed_of(setup.recipe.seed, arm, d.id)).choice(d.rationales)
     if arm == CONSISTENT:
-        names = list(setup.recipe.draft.strategies)
+        names = list(dict.fromkeys(r.strategy for d in drafts for r in d.rationales))
         best = max(names, key=lambda name: fmean(scores.get((d.id, name), 0.0) for d in drafts))  # cut off: nothing
         return lambda d: next((r for r in d.rationales if r.strategy == best), None)
     nothing = float("-inf")  # a rationale without text has no probability
