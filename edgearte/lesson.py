@@ -21,6 +21,7 @@ from edgearte.lm.base import LM
 from edgearte.recipe import Assist, Budget
 from edgearte.records import Draft, Example, Judged, Moved, Pair
 from edgearte.setup import Setup
+from edgearte.train.common import read_log
 
 UNTAUGHT, SEEDS, UNALIGNED, ARTE = "untaught", "seeds alone", "unaligned teacher", "ARTE"
 SELECTED, ON_POLICY = "selection", "on-policy"
@@ -40,6 +41,7 @@ class Round:
     aligned: Path
     judged: Judged | None = None
     moved: Moved | None = None
+    tried: Path | None = None  # the training whose log tells how the alignment went, also where nothing came of it
 
     def teacher(self, before: Path) -> Path:
         """The teacher that the build goes on with: the aligned one, unless the student scores better with what the one before wrote."""
@@ -132,8 +134,12 @@ def once(
         skipped = (
             "no two drafts that could be held against each other differ in score, so there is no pair to learn from"
         )
-    aligned = teacher if skipped else steps.aligned(setup, teacher, pairs, "align the teacher" + again)
-    return Round(drafted, drafts, preferred, skipped, pairs, aligned)
+    if skipped:
+        return Round(drafted, drafts, preferred, skipped, pairs, teacher)
+    aligned = steps.aligned(setup, teacher, pairs, "align the teacher" + again)
+    if read_log(aligned).best_step == 0:
+        skipped = "nothing was gained on the pairs that were held out, so it stays as it was"
+    return Round(drafted, drafts, preferred, skipped, pairs, teacher if skipped else aligned, tried=aligned)
 
 
 def _sets(setup: Setup, tailored: Mapping[str, tailor.Tailored]) -> dict[str, tuple[Example, ...]]:

@@ -340,7 +340,7 @@ def _advice(scorer: str, asked: PreferenceSet, found: Sequence[Preference]) -> s
 
 def _alignment(once: Round) -> r.Alignment:
     kinds = [p.kind for p in once.pairs]
-    log = None if once.skipped else read_log(once.aligned)
+    log = read_log(once.tried) if once.tried else None
     shown = [p for kind in ("question", "rationale") for p in [p for p in once.pairs if p.kind == kind][: SAMPLES // 2]]
     return r.Alignment(
         skipped=once.skipped,

@@ -23,7 +23,7 @@ def print_summary(result: Result) -> None:
         console.print(Text(f"! {words.visible(note)}", style="yellow"))
     if result.endpoint:
         console.print(words.visible(words.endpoint(result.endpoint)))
-    if (found := result.alignment) and not found.skipped:
+    if (found := result.alignment) and (found.looks or not found.skipped):
         said = [words.pairs(found), *([words.held_out(found)] if found.looks else [])]
         said += [f"Judged: {found.judged.sentence}."] if found.judged else []
         said += [words.moved(found.moved)] if found.moved else []
