@@ -188,7 +188,7 @@ def test_what_was_skipped_is_said() -> None:
     text = assert_harmless(render(result)).text
     for words in (
         "No usable preference: every score was zero",
-        "Skipped: the student prefers nothing",
+        "Not aligned: the student prefers nothing",
         "Nothing to embed",
     ):
         assert words in text
