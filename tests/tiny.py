@@ -29,8 +29,9 @@ def smollm2() -> Path:
     return Path(str(next(f for f in files if f.name.endswith(".gguf")).locate()))
 
 
-def make(folder: Path) -> None:
-    """Write the tiny model's checkpoint into `folder`; the same bytes each time."""
+def make(folder: Path, *, fluent: bool = False) -> None:
+    """Write the tiny model's checkpoint into `folder`; the same bytes each time. A `fluent` one ends what it drafts and explains, and
+    answers in tags nearly always, so that whole builds have something to teach; its weights are sharp, no good for comparing gradients."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -47,18 +48,19 @@ def make(folder: Path) -> None:
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
-    texts = _texts(tokenizer)
+    texts = _texts(tokenizer, fluent=fluent)
     rows = tokenizer(texts, return_tensors="pt", padding=True, padding_side="right")
     labels = rows["input_ids"].masked_fill(rows["attention_mask"] == 0, -100)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     order = random.Random(0)
     known, places = torch.unique(rows["input_ids"], return_inverse=True)
-    for step in range(300):
+    steps, few = (300, 260) if fluent else (90, 0)
+    for step in range(steps):
         pick = order.sample(range(len(texts)), 8)
         states = model.model(rows["input_ids"][pick], attention_mask=rows["attention_mask"][pick]).last_hidden_state[:, :-1]
-        # The whole vocabulary is what costs, so most steps score the tokens of the texts alone, and the last ones push all others down.
-        words = known if step < 260 else torch.arange(len(tokenizer))
-        targets = places if step < 260 else rows["input_ids"]
+        # The whole vocabulary is what costs, so first the tokens of the texts alone are scored, and the last steps push all others down.
+        words = known if step < few else torch.arange(len(tokenizer))
+        targets = places if step < few else rows["input_ids"]
         wanted = targets[pick][:, 1:].masked_fill(labels[pick][:, 1:] == -100, -100)
         loss = torch.nn.functional.cross_entropy((states @ model.lm_head.weight[words].T).flatten(0, 1), wanted.flatten())
         loss.backward()
@@ -68,9 +70,9 @@ def make(folder: Path) -> None:
     model.save_pretrained(folder)
 
 
-def _texts(tokenizer: Any) -> list[str]:
-    """Answers in all the forms a build asks for them: alone, after one example, in a conversation; and drafts and reasons in the forms
-    that a continuation writes them in, each with its end, for what is cut off is not taught."""
+def _texts(tokenizer: Any, *, fluent: bool) -> list[str]:
+    """Answers in all the forms a build asks for them: alone, after one example, in a conversation; and for a fluent model drafts and
+    reasons in the forms that a continuation writes them in, each with its end, for what is cut off is not taught."""
     from edgearte.arte import prompts
 
     chance = random.Random(1)
@@ -94,7 +96,7 @@ def _texts(tokenizer: Any) -> list[str]:
             follows = other if chance.random() < 0.7 else label
             texts.append(f"{header}\n{example}Question: {command}\n{step} {told(follows)}\n")
             asked = [{"role": "system", "content": header}, {"role": "user", "content": command}]
-            if turn % 4 == 0:  # few of these, so that it still learns to answer
+            if fluent and turn % 4 == 0:  # few of these, so that it still learns to answer
                 drafts = [" ".join(chance.choices(words, k=chance.randint(3, 6))).capitalize() for _ in range(3)]
                 texts.append("\n".join(prompts.question_text(k, d, label, given=True) for k, d in enumerate(drafts, 1)))
                 reasons = [(drafts[0], other), (drafts[1], label)]

@@ -138,6 +138,6 @@ def test_an_unknown_arm_is_named(run: Path, capsys: pytest.CaptureFixture[str]) 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
         (Path(scratch) / "model").mkdir()
-        tiny.make(Path(scratch) / "model")
+        tiny.make(Path(scratch) / "model", fluent=True)
         made = ablate(Path(scratch), Path(scratch) / "model")
         REFERENCE.write_text(json.dumps(numbers(made), indent=1) + "\n", "utf-8")

@@ -115,5 +115,5 @@ def test_the_budget_the_calibration_and_the_curve_are_reported(runs: Path) -> No
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
-        tiny.make(Path(scratch) / "model")
+        tiny.make(Path(scratch) / "model", fluent=True)
         REFERENCE.write_text(json.dumps(numbers(runs_of(Path(scratch), Path(scratch) / "model")), indent=1) + "\n", "utf-8")

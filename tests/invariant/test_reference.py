@@ -169,7 +169,7 @@ def test_validate_foretells_every_stage(run: Path, capsys: pytest.CaptureFixture
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
         (Path(scratch) / "model").mkdir()
-        tiny.make(Path(scratch) / "model")
+        tiny.make(Path(scratch) / "model", fluent=True)
         made = build(Path(scratch), Path(scratch) / "model")
         figures = numbers(from_json((made / "result.json").read_text("utf-8")))
         REFERENCE.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")

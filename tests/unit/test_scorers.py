@@ -217,7 +217,7 @@ def test_influence_asks_a_student_that_was_warmed_up_on_the_seeds_or_taught_befo
     recipe = tiny.write_recipe(tmp_path / "task", tiny_model)
     with opened(recipe, ["train.epochs=1"], tmp_path / "runs", "-test") as (setup, _):
         warm = steps.warmed(setup, setup.student.folder)
-        assert common.read_log(warm).examples == setup.recipe.tailor.questions
+        assert common.read_log(warm).examples == setup.recipe.tailor.questions + len(setup.task.seeds)
         assert steps.warmed(setup, warm) == warm
         asked = PreferenceSet(tuple(setup.task.seeds[:2]), "")
         reader = steps.student(setup, setup.student.folder)
