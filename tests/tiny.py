@@ -62,7 +62,7 @@ def make(folder: Path, *, fluent: bool = False) -> None:
         words = known if step < few else torch.arange(len(tokenizer))
         targets = places if step < few else rows["input_ids"]
         wanted = targets[pick][:, 1:].masked_fill(labels[pick][:, 1:] == -100, -100)
-        loss = torch.nn.functional.cross_entropy((states @ model.lm_head.weight[words].T).flatten(0, 1), wanted.flatten())
+        loss: Any = torch.nn.functional.cross_entropy((states @ model.lm_head.weight[words].T).flatten(0, 1), wanted.flatten())
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
