@@ -54,15 +54,17 @@ def make(folder: Path, *, fluent: bool = False) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     order = random.Random(0)
     known, places = torch.unique(rows["input_ids"], return_inverse=True)
-    steps, few = (300, 260) if fluent else (90, 0)
-    for step in range(steps):
+    for step in range(300 if fluent else 90):
         pick = order.sample(range(len(texts)), 8)
-        states = model.model(rows["input_ids"][pick], attention_mask=rows["attention_mask"][pick]).last_hidden_state[:, :-1]
-        # The whole vocabulary is what costs, so first the tokens of the texts alone are scored, and the last steps push all others down.
-        words = known if step < few else torch.arange(len(tokenizer))
-        targets = places if step < few else rows["input_ids"]
-        wanted = targets[pick][:, 1:].masked_fill(labels[pick][:, 1:] == -100, -100)
-        loss: Any = torch.nn.functional.cross_entropy((states @ model.lm_head.weight[words].T).flatten(0, 1), wanted.flatten())
+        if fluent:
+            states = model.model(rows["input_ids"][pick], attention_mask=rows["attention_mask"][pick]).last_hidden_state[:, :-1]
+            # The whole vocabulary is what costs, so first the tokens of the texts alone are scored, and the last steps push all others down.
+            words = known if step < 260 else torch.arange(len(tokenizer))
+            targets = places if step < 260 else rows["input_ids"]
+            wanted = targets[pick][:, 1:].masked_fill(labels[pick][:, 1:] == -100, -100)
+            loss: Any = torch.nn.functional.cross_entropy((states @ model.lm_head.weight[words].T).flatten(0, 1), wanted.flatten())
+        else:
+            loss = model(rows["input_ids"][pick], attention_mask=rows["attention_mask"][pick], labels=labels[pick]).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
