@@ -58,7 +58,7 @@ def make(folder: Path, *, fluent: bool = False) -> None:
         pick = order.sample(range(len(texts)), 8)
         if fluent:
             states = model.model(rows["input_ids"][pick], attention_mask=rows["attention_mask"][pick]).last_hidden_state[:, :-1]
-            # The whole vocabulary is what costs, so first the tokens of the texts alone are scored, and the last steps push all others down.
+            # The whole vocabulary is what costs: first the tokens of the texts alone are scored, and the last steps push all others down.
             words = known if step < 260 else torch.arange(len(tokenizer))
             targets = places if step < 260 else rows["input_ids"]
             wanted = targets[pick][:, 1:].masked_fill(labels[pick][:, 1:] == -100, -100)
