@@ -304,7 +304,8 @@ def prepared(setup: Setup) -> Setup:
     how = setup.recipe.train.teach
     if not setup.task.seeds:
         return setup.teaching(setup.teach)
-    setup = setup if how in ("answer", "meaning") else seeds_explained(setup)
+    bought = setup.recipe.assist and setup.recipe.assist.budget  # then every answer of the teacher's is paid for out of that
+    setup = setup if how in ("answer", "meaning") or bought else seeds_explained(setup)
     if how != "auto":
         return setup.teaching(how)
     if not setup.task.development:
