@@ -163,7 +163,7 @@ def test_validate_foretells_every_stage(run: Path, capsys: pytest.CaptureFixture
         assert stage in said
     assert "cut off" not in said
     assert main(["validate", str(run / "recipe.yaml"), "measure.max_tokens=4", "--runs", str(run.parent)]) == 0
-    assert "may write 4 tokens, and learns from answers of up to 6" in " ".join(capsys.readouterr().out.split())
+    assert "may write 4 tokens, and learns from answers of up to 12" in " ".join(capsys.readouterr().out.split())
 
 
 if __name__ == "__main__":
