@@ -23,7 +23,7 @@ from edgearte.records import Draft, Example, Judged, Moved, Pair
 from edgearte.setup import Setup
 from edgearte.train.common import read_log
 
-UNTAUGHT, SEEDS, UNALIGNED, ARTE = "untaught", "seeds alone", "unaligned teacher", "ARTE"
+UNTAUGHT, SEEDS, UNALIGNED, ARTE = "untaught", steps.SEEDS, "unaligned teacher", "ARTE"
 SELECTED, ON_POLICY = "selection", "on-policy"
 NO_SIGNAL, ASSISTED = "no signal", "assisted"
 

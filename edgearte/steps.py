@@ -354,7 +354,7 @@ def seeds_alone(setup: Setup, size: int) -> tuple[Example, ...]:
 
 def with_seeds(setup: Setup, examples: Sequence[Example]) -> tuple[Example, ...]:
     """A set with the user's own seeds, as often as the recipe has them in it."""
-    return (*seeds_alone(setup, setup.recipe.train.seeds * len(setup.task.seeds)), *examples)
+    return tailor.with_seeds(examples, setup.task, setup.teach, setup.recipe.train.seeds)
 
 
 def missed(setup: Setup, folder: Path, drafts: Sequence[Draft], arm: str) -> tuple[Question, ...]:

@@ -95,9 +95,9 @@ def seeds_alone(task: Task, size: int, teach: Teach = "rationale") -> tuple[Exam
     return tuple(islice(cycle(of_seeds(task, teach)), size))
 
 
-def with_seeds(examples: Sequence[Example], task: Task, teach: Teach = "rationale") -> tuple[Example, ...]:
-    """A set with the user's own seeds before it, so that they stay in it wherever it is cut short."""
-    return (*of_seeds(task, teach), *examples)
+def with_seeds(examples: Sequence[Example], task: Task, teach: Teach = "rationale", times: int = 1) -> tuple[Example, ...]:
+    """A set with the user's own seeds before it, each so many times, so that they stay in it wherever it is cut short."""
+    return (*of_seeds(task, teach) * times, *examples)
 
 
 def equal_size(sets: Mapping[str, Sequence[Example]]) -> dict[str, tuple[Example, ...]]:
