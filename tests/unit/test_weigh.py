@@ -79,7 +79,9 @@ def test_planted_useless_examples_lose_their_weight(how: str, tiny_model: Path, 
         for command in commands
     ]
     useless = [Example(f"bad{k}", f"play {k} times", "zebra " * (4 + k % 3), "", "") for k in range(12)]
-    with opened(recipe, [f"train.weights={how}", "prefer.learning_rate=1.0e-4"], tmp_path / "runs", "-test") as (setup, _):
+    # At a tenth of the recipe's rate: a student that knows its seeds by heart cannot be helped by any example.
+    gently = ["prefer.learning_rate=1.0e-4", "train.learning_rate=1.0e-4"]
+    with opened(recipe, [f"train.weights={how}", *gently], tmp_path / "runs", "-test") as (setup, _):
         found = steps.weighed(setup, [*good, *useless])
     weight = {kind: sum(e.weight for e in found if e.id.startswith(kind)) for kind in ("good", "bad")}
     assert weight["bad"] < 0.5 * weight["good"]
