@@ -91,7 +91,7 @@ def arte(setup: Setup) -> Lesson:
     if setup.recipe.select.factor > 1:
         tailored[SELECTED] = steps.selected(setup, asked, SELECTED)
     sets = _sets(setup, tailored)
-    if how and guide and guide.weigh:
+    if how and guide and guide.weigh and ARTE in sets:
         sets[ARTE] = guidance.weighed(setup, how, sets[ARTE])
     return Lesson(ARTE, UNALIGNED, teacher, sets, asked, tuple(rounds), tailored)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,20 +71,25 @@ def _entering(model: Any, first: Any, window: Sequence[int]) -> Given:
     """What the first layer is given for these tokens."""
     import torch
 
+    return _met(first, partial(model, torch.tensor([window]), use_cache=False))
+
+
+def _met(module: Any, run: Callable[[], Any]) -> Given:
+    """What `module` is given in this run, which ends there."""
     met: list[Given] = []
 
     def stop(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         met.append((args, kwargs))
         raise _Entered
 
-    handle = first.register_forward_pre_hook(stop, with_kwargs=True)
+    handle = module.register_forward_pre_hook(stop, with_kwargs=True)
     try:
-        model(torch.tensor([window]), use_cache=False)
+        run()
     except _Entered:
         return met[0]
     finally:
         handle.remove()
-    raise RuntimeError("the first layer was not met")
+    raise RuntimeError("this module was not met")
 
 
 def _groups(layer: Any, given: Given) -> list[list[Any]]:
@@ -107,18 +113,15 @@ def _groups(layer: Any, given: Given) -> list[list[Any]]:
 
 
 def _hessian(linear: Any, within: Callable[..., Any], inputs: Sequence[tuple[Given, float]]) -> torch.Tensor:
-    """The mean of x x^T over what `linear` reads as the module that it is `within` is run on the inputs, each with its weight."""
+    """The mean of x x^T over what `linear` reads as the module that it is `within` is run on the inputs, each with its weight. It is run
+    as far as there: what comes after would be thrown away, and takes most of the time."""
     import torch
 
     total = torch.zeros(linear.in_features, linear.in_features)
-    read: list[torch.Tensor] = []
-    handle = linear.register_forward_pre_hook(lambda _, given: read.append(given[0].flatten(0, -2)))
     for (args, kwargs), weight in inputs:
-        within(*args, **kwargs)
-        for x in read:
-            total.addmm_(x.T, x, alpha=weight)
-        read.clear()
-    handle.remove()
+        (given, *_), _ = _met(linear, partial(within, *args, **kwargs))
+        x = given.flatten(0, -2)
+        total.addmm_(x.T, x, alpha=weight)
     return total
 
 
