@@ -120,6 +120,7 @@ def load_task(recipe: Recipe) -> Task:
     return Task(
         name=section.name or recipe.name,
         description=section.description.strip(),
+        instruction=section.instruction.strip(),
         answer=fmt,
         seeds=read.get("seeds", ()),
         preference=read.get("preference", read.get("seeds", ())),

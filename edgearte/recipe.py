@@ -62,6 +62,9 @@ class Questions(Section):
 class TaskSection(Section):
     name: str = ""
     description: str
+    # What the student is told in place of the description: one that is taught needs few words, and every word costs it time, in training
+    # and on the device.
+    instruction: str = ""
     answer: Answer = Answer()
     seeds: Questions | None = None  # start the drafting; never measured on. A description alone may do, for a teacher that chats
     preference: Questions | None = None  # score the drafts; the seeds where none are given

@@ -22,7 +22,8 @@ from edgearte.records import Question
 class Task:
     """What is taught: `seeds` start the drafting, `preference` questions score drafts, `evaluation` only measures. Questions of the
     `pool` may be put to the teacher; they need no target. `development` decides what is delivered. `meanings` say what each label is
-    for, where the recipe tells. `notes` are what a reader of the outcome should know of how the task was read."""
+    for, where the recipe tells. The `instruction` is what the student is told in place of the description, if it is not empty. `notes` are
+    what a reader of the outcome should know of how the task was read."""
 
     name: str
     description: str
@@ -33,15 +34,17 @@ class Task:
     pool: tuple[Question, ...] = ()
     development: tuple[Question, ...] = ()
     meanings: Mapping[str, str] = field(default_factory=dict)
+    instruction: str = ""
     notes: tuple[str, ...] = ()
 
     @property
     def header(self) -> str:
         """How every prompt to the student begins (papers' wording: description, then the reminder of the tag)."""
+        told = self.instruction or self.description
         if not self.answer.tagged:
-            return f"Task Description: {self.description}"
+            return f"Task Description: {told}"
         return (
-            f"Task Description: {self.description} Remember you should include your final answer with the tag "
+            f"Task Description: {told} Remember you should include your final answer with the tag "
             f"{self.answer.open} and {self.answer.close}."
         )
 

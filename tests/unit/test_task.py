@@ -1,4 +1,4 @@
-"""Question files: the shapes of files, slices, ids, and all problems of a file at once."""
+"""Question files: the shapes of files, slices, ids, and all problems of a file at once; and what a task tells whom."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from edgearte.answers import AnswerFormat
+from edgearte.arte import prompts
 from edgearte.errors import UserError
 from edgearte.records import Question
+from edgearte.setup import opened
 from edgearte.task import load_questions
+from tests import tiny
 
 NUMBER = AnswerFormat("number")
 TEN = [{"input": f"{i} + 1?", "target": i + 1} for i in range(10)]
@@ -57,3 +60,15 @@ def test_all_problems_come_at_once_in_the_order_of_the_file(tmp_path: Path) -> N
     wanted = ["not valid JSON", "not an object", "no input", "duplicate id 'a', first seen at", "target 'many'"]
     assert [p.where for p in caught.value.problems] == [f"{path}:{n}" for n in range(2, 7)]
     assert all(part in p.message for part, p in zip(wanted, caught.value.problems, strict=True))
+
+
+def test_the_student_is_told_the_instruction_and_the_teacher_the_description(tmp_path: Path, tiny_model: Path) -> None:
+    recipe = tiny.write_recipe(tmp_path / "task", tiny_model)
+    described = "Say what a spoken command is about."
+    with opened(recipe, ["task.instruction=What is it?"], tmp_path / "runs", "-test") as (setup, _):
+        asked = str(setup.asked("play some jazz"))
+        assert "Task Description: What is it?" in asked
+        assert described not in asked
+        assert described in prompts.draft_continuation(setup.task, setup.task.seeds, "music")
+    with opened(recipe, [], tmp_path / "runs", "-test") as (setup, _):
+        assert described in str(setup.asked("play some jazz"))
