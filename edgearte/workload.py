@@ -139,6 +139,7 @@ def work(recipe: Recipe, task: Task, sizes: Sizes, machine: Machine) -> list[Wor
     """Calls, tokens, memory and seconds of every stage, in order."""
     d, seed = recipe.draft, _tokens(task.seeds or task.evaluation)
     head = len(task.header) / pace.CHARACTERS
+    brief = head + (len(task.description) - len(task.instruction or task.description)) / pace.CHARACTERS  # what the teacher reads
     continues = recipe.teacher.style == "continuation"
     rationale = min(d.rationale_tokens, 30 if continues else 120)
     answer = min(recipe.measure.max_tokens, rationale + 10)
@@ -149,10 +150,10 @@ def work(recipe: Recipe, task: Task, sizes: Sizes, machine: Machine) -> list[Wor
     whole = head + seed + rationale
 
     def drafting(stage: str, questions: float) -> Work:
-        return ask(stage, questions / d.per_prompt, head + d.shots * (seed + 20), d.per_prompt * (seed + 20), teacher)
+        return ask(stage, questions / d.per_prompt, brief + d.shots * (seed + 20), d.per_prompt * (seed + 20), teacher)
 
     def explaining(stage: str, rationales: float) -> Work:
-        shown = 6 * (seed + rationale) if continues else head
+        shown = 6 * (seed + rationale) if continues else brief
         return ask(stage, rationales, seed + (15 if continues else 40), rationale, teacher, shared=shown, together=64)
 
     def students(number: int, examples: float, more: float = 0) -> list[Work]:
@@ -172,7 +173,7 @@ def work(recipe: Recipe, task: Task, sizes: Sizes, machine: Machine) -> list[Wor
         judged = (doubted if "student" in how.signals else 0) + (bought if "teacher" in how.signals else 0)
         return [
             drafting("draft: questions", drafted),
-            ask("ask the teacher", 2 * bought, head + seed + 40, rationale, teacher),
+            ask("ask the teacher", 2 * bought, brief + seed + 40, rationale, teacher),
             ask("the student's samples", doubted * how.samples, head + seed, answer, student),
             ask("the assistant's trust", judged, head + 2 * seed + rationale, 1, (sizes.assistant, how.dtype)),
             *students(ARMS, bought),
@@ -213,9 +214,9 @@ def work(recipe: Recipe, task: Task, sizes: Sizes, machine: Machine) -> list[Wor
         ask("vote", asked + sampled if d.vote and task.answer.choices else 0, seed + 10 + choices, 0, teacher,
             shared=len(task.seeds) * (seed + 10), together=vote.ROWS),
         explaining("draft: rationales", rounds * rationales),
-        ask("verify", rounds * recipe.verify.samples * surplus * (d.questions + tailored), head + seed + 40, rationale, teacher),
+        ask("verify", rounds * recipe.verify.samples * surplus * (d.questions + tailored), brief + seed + 40, rationale, teacher),
         scoring("prefer", rounds * rationales, recipe.prefer.scorer),
-        count.train("align", rounds, rounds * pairs_seen(pairs, recipe.align), 2 * (head + 2 * seed + rationale), sizes.teacher,
+        count.train("align", rounds, rounds * pairs_seen(pairs, recipe.align), 2 * (brief + 2 * seed + rationale), sizes.teacher,
                     sizes.teacher_folder, recipe.align.lora_rank, recipe.teacher.dtype, 0.5),
         explaining("judge: texts", rounds * judged),
         scoring("judge: scores", rounds * judged, recipe.prefer.scorer),
