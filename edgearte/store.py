@@ -86,7 +86,7 @@ def seed_of(*parts: Any) -> int:
 
 
 class Store:
-    """A folder with `store.sqlite` and `trees/`. One process writes at a time; a second one waits for the database."""
+    """A folder with `store.sqlite` and `trees/`. Several builds may share it: one writes at a time, and another waits for the database."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -206,7 +206,7 @@ class Store:
         try:
             partial.mkdir()
             build(partial)
-            partial.rename(path)
+            _put(partial, path)
         except Exception as error:
             raise self._disk(error) from error
         finally:
@@ -268,6 +268,15 @@ class Store:
             pid = path.name.rpartition(".")[2]
             if pid.isdigit() and not alive(int(pid)):
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _put(partial: Path, path: Path) -> None:
+    """Rename a finished tree into its place. Where another build has put the same one there meanwhile, that one stays."""
+    try:
+        partial.rename(path)
+    except OSError:
+        if not path.is_dir():
+            raise
 
 
 def _processor() -> float:

@@ -90,6 +90,25 @@ def test_a_tree_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert store.tree("t", 1, {}, breaks) == path
 
 
+def test_two_builds_that_make_the_same_tree_at_once_both_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = Store(tmp_path), Store(tmp_path)
+
+    def first(folder: Path) -> None:
+        (folder / "made.txt").write_text("by the first")
+
+        def meanwhile(folder: Path) -> None:
+            (folder / "made.txt").write_text("by the other")
+
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr(os, "getpid", lambda: 1)
+            other.tree("stage", 1, {}, meanwhile)
+
+    path = one.tree("stage", 1, {}, first)
+    assert (path / "made.txt").read_text() == "by the other", "what is in its place may be in use"
+    assert [p.name for p in (tmp_path / "trees").iterdir()] == [path.name]
+    assert other.tree("stage", 1, {}, first) == path
+
+
 def test_leftovers_of_a_killed_process_are_swept(tmp_path: Path) -> None:
     Store(tmp_path)
     pid = os.fork()
