@@ -35,6 +35,7 @@ BELONGS = (
     (r"^(student preferences|naturalness|influence|probability)", "prefer"),
     (r"^align\b", "align"),
     (r"^hidden states$", "the teacher's states"),
+    (r"^(train|develop): search\b", "search"),
     (r"^(train|warm-up)\b", "train"),
     (r"^(evaluate|develop)\b", "evaluate"),
     (r"^annotate|^ask", "ask the teacher"),

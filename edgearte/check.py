@@ -56,6 +56,8 @@ def check(recipe: Recipe, task: Task) -> None:
         )
     if recipe.train.teach == "meaning" and not task.meanings:
         problems.append(Problem("train.teach: meaning needs task.answer.choices with what each label means, written as label: meaning"))
+    if recipe.train.search and not task.development:
+        problems.append(Problem("train.search: settings are tried on development questions, of which there are none (task.development)"))
     if recipe.verify.samples and recipe.teacher.style == "continuation" and task.answer.choices:
         problems.append(
             Problem("verify.samples: a continuation with a closed set of answers explains a given answer and finds none; use draft.vote")

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgearte import closing, decide, delivery, probe, steps
+from edgearte import closing, decide, delivery, probe, steps, tune
 from edgearte.assist.steps import weighed
 from edgearte.budget import Figures
 from edgearte.delivery import Checkpoint, Delivery, deliver
@@ -44,6 +44,7 @@ class Found:
     setup: Setup
     probed: Probe | None
     lesson: Lesson
+    search: tune.Searched | None
     chosen: ArmChoice  # the arm that is delivered
     taught: Mapping[str, Path]
     developed: Mapping[str, list[Answer]]  # by arm, on the development questions
@@ -66,7 +67,11 @@ def run(setup: Setup) -> Found:
 
     # train: one student an arm; which of them is delivered the development questions decide
     sets = dict(lesson.sets)
-    taught = {arm: steps.taught(setup, weighed(setup, examples), arm) for arm, examples in sets.items()}
+    weighted = {arm: weighed(setup, examples) for arm, examples in sets.items()}
+    first = lesson.plain if lesson.plain in sets else lesson.method
+    search = tune.searched(setup, weighted[first], first) if recipe.train.search else None
+    trainer = tune.trained(setup, search.best.train) if search else setup
+    taught = {arm: steps.taught(trainer, examples, arm) for arm, examples in weighted.items()}
     developed = {arm: steps.developed(setup, folder, arm) for arm, folder in taught.items() if setup.task.development}
     chosen = decide.arm(developed, lesson.method if lesson.method in taught else lesson.plain)
     if recipe.on_policy.when != "never":
@@ -102,7 +107,7 @@ def run(setup: Setup) -> Found:
             turns.append(Turn(step.kind, step.why, turns[-1].arm, delivered))
             continue
         again = anew(setup, lesson, turns, step.deployed)
-        taught[again.arm] = students[again.arm] = steps.taught(setup, weighed(setup, again.examples), again.arm)
+        taught[again.arm] = students[again.arm] = steps.taught(trainer, weighed(setup, again.examples), again.arm)
         answers[again.arm, 0] = steps.answers(setup, taught[again.arm], again.arm)
         developed |= {again.arm: steps.developed(setup, taught[again.arm], again.arm)} if developed else {}
         delivered = out(again.arm, step.presets, again.examples)
@@ -113,7 +118,7 @@ def run(setup: Setup) -> Found:
         for arm in students if recipe.measure.others and arm not in {t.arm for t in turns}
     }  # fmt: skip
     return Found(
-        setup, probed, replace(lesson, sets=sets), chosen, taught, developed, answers, tuple(turns), step, guessed, kept,
+        setup, probed, replace(lesson, sets=sets), search, chosen, taught, developed, answers, tuple(turns), step, guessed, kept,
         _choice(setup, kept, answers), others,
     )  # fmt: skip
 

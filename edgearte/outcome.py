@@ -221,7 +221,7 @@ def _notes(found: Found) -> tuple[str, ...]:
         if once.skipped:
             where = f" in round {number}" if len(found.lesson.rounds) > 1 else ""
             notes.append(f"The teacher was not aligned{where}: {once.skipped}. What it wrote then is no other teacher's.")
-    notes += _short(found) + _judged(found)
+    notes += _short(found) + _judged(found) + ([found.search.said] if found.search else [])
     if found.chosen.name not in (found.lesson.method, ON_POLICY) and not found.chosen.name.startswith(ARTE):
         notes.append(f"{found.lesson.method} is not what is delivered: {found.chosen.reason}.")
     notes += [f"{a.preset} is not in the bundle: {a.failed}" for a in found.turn.delivered.artifacts if a.failed]

@@ -229,6 +229,8 @@ class Train(Section):
     # there are none.
     teach: Literal["auto", "rationale", "answer", "both", "meaning"] = "auto"
 
+    # Seconds of computing in which other rates, epochs and LoRA may be tried on the development questions, for all arms; 0: as they stand.
+    search: Count = 0
     learning_rate: Above0 = 2e-5
     epochs: Positive = 1
     batch: Positive = 8

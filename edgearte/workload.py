@@ -161,6 +161,7 @@ def work(recipe: Recipe, task: Task, sizes: Sizes, machine: Machine) -> list[Wor
         states = learned if recipe.train.match else 0
         return [
             ask("the teacher's states", states, whole, 0, teacher),
+            Work("search", 0, 0, 0, 0.0, float(recipe.train.search)),
             count.train("train", number + (more > 0), learned * recipe.train.epochs, whole, sizes.student, sizes.student_folder,
                         recipe.train.lora_rank, "float32", rationale / whole),
         ]  # fmt: skip
