@@ -128,9 +128,20 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments. argparse takes overrides in one place alone, before an option or after it; here they may stand anywhere."""
+    top = parser()
+    args, rest = top.parse_known_args(argv)
+    if any(text.startswith("-") or "=" not in text for text in rest) or (rest and not hasattr(args, "overrides")):
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.overrides = [*args.overrides, *rest]
+    return args
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; the exit code is 0, or 2 for the user's mistake, 130 when interrupted, 1 for a bug of ours."""
-    args = parser().parse_args(argv)
+    args = _parsed(argv)
     for quiet in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
         os.environ.setdefault(quiet, "1")  # the build shows its own bars
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -305,3 +305,22 @@ def test_what_looks_like_a_defect_of_ours_is_said_without_a_traceback(
     assert "planted" in said
     assert "--debug" in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    "line",
+    [["a.b=1", "c.d=2", "--runs", "X"], ["--runs", "X", "a.b=1", "c.d=2"], ["a.b=1", "--runs", "X", "c.d=2"]],
+)
+def test_overrides_may_stand_before_and_after_options(line: list[str], recipe: Path, capsys: Capture) -> None:
+    assert main(["build", str(recipe), *line]) == 2
+    said = capsys.readouterr().err
+    assert "a.b: unknown key" in said or "a: unknown key" in said
+    assert "c.d: unknown key" in said or "c: unknown key" in said
+
+
+@pytest.mark.parametrize("line", [["build", "r.yaml", "--rums", "x"], ["build", "r.yaml", "--runs", "x", "y"], ["doctor", "a=b"]])
+def test_what_is_no_argument_is_said_with_the_usage(line: list[str], capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(line)
+    assert ended.value.code == 2
+    assert "unrecognized arguments" in capsys.readouterr().err
