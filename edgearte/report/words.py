@@ -11,6 +11,7 @@ from edgearte.records import Accuracy, Artifact, Moved, Spread
 from edgearte.report.result import Alignment, ArtifactResult, Closing, EndpointUse, Result, TurnResult
 
 DASH = "–"
+FEW = 8  # held-out pairs: with fewer of them all can be the right way round by chance
 # Control characters have no picture in HTML and some are not allowed in it: show their symbols instead.
 _CONTROLS = {c: 0x2400 + c for c in range(32) if chr(c) not in "\t\n\r"} | {0x7F: 0x2421}
 
@@ -76,13 +77,15 @@ def held_out(alignment: Alignment) -> str:
     return (
         f"{count(alignment.held_out)} pairs were held out: {percent(best.accuracy, 0)} of them the right way round after alignment, "
         f"loss {number(first.loss, 3)} → {number(best.loss, 3)}, margin {number(best.margin, 3)}; {kept}."
+        + (" So few pairs can turn by chance." if alignment.held_out < FEW else "")
     )
 
 
 def moved(found: Moved) -> str:
     """How far the teacher moved, and what its questions look like now."""
+    by = f"by {number(found.divergence, 3)} nats a token" if found.divergence > 0 else "by no more than the noise of its estimate"
     return (
-        f"The teacher moved by {number(found.divergence, 3)} nats a token (KL to its start, over {count(found.tokens)} tokens of its own). "
+        f"The teacher moved {by} (KL to its start, over {count(found.tokens)} tokens of its own). "
         f"Its questions have {number(found.words, 1)} words ({number(found.words_before, 1)} before), are unlike each other by "
         f"{percent(found.diversity, 0)} ({percent(found.diversity_before, 0)}), and {percent(found.distinct, 0)} of their word pairs are "
         f"different ones ({percent(found.distinct_before, 0)})."
