@@ -106,8 +106,9 @@ class _Counter:
         return Work(stage, n, *whole, memory, seconds, size, dtype, stored or STORED.get(stage, ""))
 
     def train(
-        self, stage: str, runs: int, examples: float, tokens: float, size: int, folder: Path | None, rank: int, dtype: str, learned: float
-    ) -> Work:
+        self, stage: str, runs: int, examples: float, tokens: float, size: int, folder: Path | None, rank: int, dtype: str, learned: float,
+        *, held_out: bool = False,
+    ) -> Work:  # fmt: skip
         """So many trainings, with steps on so many examples in all, of `tokens`, of which the share `learned` is predicted."""
         from edgearte.train import trie
         from edgearte.train.memory import Part, foretell
@@ -117,7 +118,7 @@ class _Counter:
         if folder and examples:
             longest = round(2 * tokens)  # half of the texts are longer than the mean; few are twice as long
             part = Part(max(trie.TOKENS, longest), round(max(trie.TOKENS, longest) * learned), longest)
-            memory = foretell(folder, part, dtype=dtype, lora_rank=rank)
+            memory = foretell(folder, part, dtype=dtype, lora_rank=rank, held_out=held_out)
         return Work(stage, round(examples), round(examples * tokens), 0, memory, seconds, size, dtype, STORED.get(stage, ""))
 
 
@@ -218,7 +219,7 @@ def work(recipe: Recipe, task: Task, sizes: Sizes, machine: Machine) -> list[Wor
         ask("verify", rounds * recipe.verify.samples * surplus * (d.questions + tailored), brief + seed + 40, rationale, teacher),
         scoring("prefer", rounds * rationales, recipe.prefer.scorer),
         count.train("align", rounds, rounds * pairs_seen(pairs, recipe.align), 2 * (brief + 2 * seed + rationale), sizes.teacher,
-                    sizes.teacher_folder, recipe.align.lora_rank, recipe.teacher.dtype, 0.5),
+                    sizes.teacher_folder, recipe.align.lora_rank, recipe.teacher.dtype, 0.5, held_out=recipe.align.held_out > 0),
         explaining("judge: texts", rounds * judged),
         scoring("judge: scores", rounds * judged, recipe.prefer.scorer),
         drafting("tailor: questions", sampled),

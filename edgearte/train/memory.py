@@ -6,6 +6,7 @@ the feed-forward layer, N attention heads, S the longest text and V the vocabula
     process     450 MB: torch, transformers, TRL and PEFT
     weights     4 P in float32, and 2 P more while autocast holds them in bfloat16; 2 P + 4 A for an adapter on bfloat16 weights
     training    12 A: the gradients, and AdamW's two moments, in float32
+    best point  2 P, or 4 A of an adapter, where examples are held out: the trained weights as they were at the lowest loss
     activations T L (28 H + 8 I): what the norms keep in float32 (16 H; 8 H where the weights are bfloat16), the inputs of the linear
                 layers (12 H) and what the gated feed-forward keeps (8 I)
     attention   T L (6 N S + 12 H): the probabilities in float32 and in bfloat16; the queries and keys in float32, the values
@@ -38,10 +39,11 @@ class Part:
     longest: int
 
 
-def foretell(folder: Path, part: Part, *, dtype: str, lora_rank: int, mixed: bool = True) -> int:
+def foretell(folder: Path, part: Part, *, dtype: str, lora_rank: int, mixed: bool = True, held_out: bool = False) -> int:
     """Bytes at the peak of training the checkpoint in `folder` (formula above), if `part` is the largest.
 
-    `dtype` are the weights' (all weights are always trained in float32); `mixed`: computed in bfloat16 (`common.bf16`).
+    `dtype` are the weights' (all weights are always trained in float32); `mixed`: computed in bfloat16 (`common.bf16`); `held_out`: the
+    best point is kept (`held_out.Looks`).
     """
     from transformers import AutoConfig
 
@@ -55,7 +57,8 @@ def foretell(folder: Path, part: Part, *, dtype: str, lora_rank: int, mixed: boo
     attention = (4 + half) * config.num_attention_heads * part.longest + 12 * hidden
     cast = 24 * hidden + 4 * inner if lora_rank else 0
     head = (2 * half + 8) * part.answers * config.vocab_size
-    total: int = PROCESS + weights + 12 * trained + part.tokens * layers * (kept + attention + cast) + head
+    best = (4 * trained if lora_rank else 2 * everything) if held_out else 0
+    total: int = PROCESS + weights + best + 12 * trained + part.tokens * layers * (kept + attention + cast) + head
     return total
 
 

@@ -29,7 +29,12 @@ def test_all_weights_cost_eighteen_bytes_each_and_an_adapter_none_of_it(tiny_mod
     whole = memory.foretell(tiny_model, nothing, dtype="bfloat16", lora_rank=0) - memory.PROCESS
     assert whole == 18 * ALL
     adapter = memory.foretell(tiny_model, nothing, dtype="bfloat16", lora_rank=4) - memory.PROCESS
-    assert adapter == 2 * ALL + 16 * 2 * 4 * sum(a + b for a, b in LAYER.values())
+    trained = 2 * 4 * sum(a + b for a, b in LAYER.values())
+    assert adapter == 2 * ALL + 16 * trained
+    # Where examples are held out the best point's weights are kept beside them.
+    for rank, kept in ((0, 2 * ALL), (4, 4 * trained)):
+        plain, looked = (memory.foretell(tiny_model, nothing, dtype="bfloat16", lora_rank=rank, held_out=held) for held in (False, True))
+        assert looked - plain == kept
 
 
 def test_tokens_and_answers_cost_what_the_formula_says(tiny_model: Path) -> None:
