@@ -223,6 +223,12 @@ def preferences(
     return prefer.Preferred(tuple(Preference(d, s, score) for (d, s), score in scores.items()))
 
 
+def pairs_wanted(setup: Setup, kinds: Sequence[str]) -> int:
+    """How many pairs of these kinds the recipe asks for; where no rationale is taught, none of rationales."""
+    a, reasons = setup.recipe.align, setup.teach in ("rationale", "both")
+    return ("question" in kinds) * a.question_pairs + ("rationale" in kinds and reasons) * a.rationale_pairs
+
+
 def pairs(
     setup: Setup, author: LM, drafts: Sequence[Draft], preferred: Sequence[Preference],
     kinds: Sequence[str] = ("question", "rationale"),

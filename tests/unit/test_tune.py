@@ -72,6 +72,7 @@ def test_a_build_searches_and_says_what_it_took(tiny_model: Path, tmp_path: Path
     result = from_json((tmp_path / "runs" / "tiny" / "result.json").read_text("utf-8"))
     (note,) = [n for n in result.notes if n.startswith("Settings of training were searched")]
     assert "right of 24 development questions: rate 1.0e-03, 1 epochs" in note
+    assert any("the recipe asks for no pairs" in n for n in result.notes)
     # What was found is what the arm of the search is taught with: it was computed once.
     costs = {s.label: s.seconds for s in result.stages if s.label.startswith("train: ")}
     assert costs["train: search, unaligned teacher"] > 0 or costs["train: unaligned teacher"] == 0
