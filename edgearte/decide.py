@@ -35,9 +35,7 @@ def compare(a: Sequence[Answer], b: Sequence[Answer]) -> Compared:
 
 
 def arm(developed: Mapping[str, Sequence[Answer]], method: str) -> ArmChoice:
-    """`method`, where no other arm answers more development questions rightly beyond chance, or where none was asked; else the arm that
-    answers most. That is the rule for artifacts, too (`choose`): what is expected to serve better stays until questions tell otherwise. A
-    method that harms is told by far (p < `SIGNIFICANT`); of a few questions more or less luck decides, and luck should deliver nothing.
+    """The arm that answers most development questions rightly; `method` where none answers more, or where none was asked.
 
     The evaluation questions take no part: they only report. The best of several arms is chosen on questions that it may have been lucky
     on, so its share of right answers here is no estimate of what it will do.
@@ -50,9 +48,6 @@ def arm(developed: Mapping[str, Sequence[Answer]], method: str) -> ArmChoice:
     if best == method:
         return ArmChoice(best, f"no arm answers more of the {n} development questions rightly than {best} ({right[best]})", right, n)
     found = compare(developed[best], developed[method]) if method in developed else None
-    if found and found.p_value >= SIGNIFICANT:
-        reason = f"{best} answers {right[best]} of the {n} development questions rightly where {method} answers {right[method]}"
-        return ArmChoice(method, f"{reason}, which is no more than chance explains (p = {found.p_value:.3f})", right, n)
     beside = f" where {method} answers {right[method]} (p = {found.p_value:.3f})" if found else ""
     return ArmChoice(best, f"{best} answers {right[best]} of the {n} development questions rightly{beside}", right, n)
 

@@ -1,4 +1,4 @@
-"""Which arm is delivered: the method, unless another answers more development questions rightly beyond chance."""
+"""Which arm is delivered: the one that answers most development questions rightly, the method where none answers more."""
 
 from __future__ import annotations
 
@@ -23,18 +23,6 @@ def test_a_better_arm_is_delivered_with_the_figures() -> None:
     found = decide.arm({"seeds alone": answers("111111"), "ARTE": answers("000000")}, "ARTE")
     assert found.name == "seeds alone"
     assert found.reason == "seeds alone answers 6 of the 6 development questions rightly where ARTE answers 0 (p = 0.031)"
-
-
-def test_a_few_questions_more_are_no_reason_to_leave_the_method() -> None:
-    found = decide.arm({"seeds alone": answers("11111110"), "ARTE": answers("11110001")}, "ARTE")
-    assert found.name == "ARTE"
-    said = "seeds alone answers 7 of the 8 development questions rightly where ARTE answers 5"
-    assert found.reason == f"{said}, which is no more than chance explains (p = 0.625)"
-
-
-def test_where_the_method_taught_nothing_the_best_of_the_others_is_delivered() -> None:
-    found = decide.arm({"seeds alone": answers("10"), "unaligned teacher": answers("11")}, "ARTE")
-    assert found.name == "unaligned teacher"
 
 
 def test_without_development_questions_nothing_is_claimed() -> None:
