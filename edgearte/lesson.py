@@ -127,13 +127,14 @@ def once(
     preferred = steps.preferences(setup, reader or checkpoint, student, drafts, asked, scorer)
     checkpoint.release()
     # align: the teacher learns what the student prefers
-    skipped = steps.not_at_hand(setup) or prefer.degenerate(preferred.preferences)
+    unasked = "" if steps.pairs_wanted(setup, kinds) else "the recipe asks for no pairs (align.question_pairs, align.rationale_pairs)"
+    skipped = steps.not_at_hand(setup) or unasked or prefer.degenerate(preferred.preferences)
     pairs = () if skipped else steps.pairs(setup, author, drafts, preferred.preferences, kinds)
     author.release()
     if not skipped and not pairs:
-        skipped = "no two drafts that could be held against each other differ in score, so there is no pair to learn from"
-        if not steps.pairs_wanted(setup, kinds):
-            skipped = "the recipe asks for no pairs (align.question_pairs, align.rationale_pairs)"
+        skipped = (
+            "no two drafts that could be held against each other differ in score, so there is no pair to learn from"
+        )
     if skipped:
         return Round(drafted, drafts, preferred, skipped, pairs, teacher)
     aligned = steps.aligned(setup, teacher, pairs, "align the teacher" + again)
