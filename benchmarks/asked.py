@@ -41,13 +41,12 @@ def shown(answers: Sequence[Answer], tokens: Sequence[int]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", type=Path)
+    parser.add_argument("recipe")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     given = parser.parse_args()
     try:
-        path = given.recipe if given.recipe.exists() else catalogue.find("recipes", str(given.recipe))
-        with opened(path, given.overrides, given.runs) as (setup, _):
+        with opened(catalogue.find("recipes", given.recipe), given.overrides, given.runs) as (setup, _):
             if not setup.task.answer.tagged:
                 raise UserError("the label alone can be asked for where answers stand in tags (task.answer.kind: tag)")
             for arm, folder in loop.run(setup).taught.items():

@@ -83,7 +83,7 @@ def show(stages: list[Work], found: dict[str, Taken], cores: int) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", type=Path)
+    parser.add_argument("recipe")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--run", type=Path, help="a finished run's folder, whose ledger is read")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides of the recipe")
@@ -96,7 +96,7 @@ def main() -> int:
     from edgearte.build import build
 
     try:
-        path = asked.recipe if asked.recipe.exists() else catalogue.find("recipes", str(asked.recipe))
+        path = catalogue.find("recipes", asked.recipe)
         recipe = load_recipe(path, asked.set)
         _, stages = predicted(recipe, load_task(recipe), asked.runs / "nothing" if asked.empty else asked.runs)
         if asked.run:

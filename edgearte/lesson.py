@@ -127,7 +127,7 @@ def once(
     preferred = steps.preferences(setup, reader or checkpoint, student, drafts, asked, scorer)
     checkpoint.release()
     # align: the teacher learns what the student prefers
-    unasked = "" if steps.pairs_wanted(setup, kinds) else "the recipe asks for no pairs (align.question_pairs, align.rationale_pairs)"
+    unasked = "" if any(steps.pairs_wanted(setup, kinds)) else "the recipe asks for no pairs (align.question_pairs, align.rationale_pairs)"
     skipped = steps.not_at_hand(setup) or unasked or prefer.degenerate(preferred.preferences)
     pairs = () if skipped else steps.pairs(setup, author, drafts, preferred.preferences, kinds)
     author.release()

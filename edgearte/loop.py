@@ -70,7 +70,7 @@ def run(setup: Setup) -> Found:
     weighted = {arm: weighed(setup, examples) for arm, examples in sets.items()}
     first = lesson.plain if lesson.plain in sets else lesson.method
     search = tune.searched(setup, weighted[first], first) if recipe.train.search else None
-    trainer = tune.trained(setup, search.best.train) if search else setup
+    trainer = setup.training(search.best.train) if search else setup
     taught = {arm: steps.taught(trainer, examples, arm) for arm, examples in weighted.items()}
     developed = {arm: steps.developed(setup, folder, arm) for arm, folder in taught.items() if setup.task.development}
     chosen = decide.arm(developed, lesson.method if lesson.method in taught else lesson.plain)

@@ -15,7 +15,7 @@ import yaml
 from edgearte.errors import UserError
 from edgearte.files import write_text
 from edgearte.load import load_recipe, load_task
-from edgearte.recipe import Recipe, Teacher
+from edgearte.recipe import Recipe, Teacher, Train
 from edgearte.records import Question
 from edgearte.store import Store
 from edgearte.task import Task
@@ -55,10 +55,13 @@ class Setup:
             raise RuntimeError("this recipe has one teacher")
         return several.teachers[number - 1], self.others[number - 1]
 
+    def training(self, train: Train) -> Setup:
+        """The same with other settings of training."""
+        return replace(self, recipe=self.recipe.model_copy(update={"train": train}))
+
     def teaching(self, how: Teach) -> Setup:
         """The same with the form of a completion decided."""
-        train = self.recipe.train.model_copy(update={"teach": how})
-        return replace(self, recipe=self.recipe.model_copy(update={"train": train}))
+        return self.training(self.recipe.train.model_copy(update={"teach": how}))
 
     @property
     def teach(self) -> Teach:

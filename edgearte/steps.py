@@ -223,10 +223,10 @@ def preferences(
     return prefer.Preferred(tuple(Preference(d, s, score) for (d, s), score in scores.items()))
 
 
-def pairs_wanted(setup: Setup, kinds: Sequence[str]) -> int:
-    """How many pairs of these kinds the recipe asks for; where no rationale is taught, none of rationales."""
+def pairs_wanted(setup: Setup, kinds: Sequence[str]) -> tuple[int, int]:
+    """How many question pairs and rationale pairs are wanted, of these kinds; none of rationales where no rationale is taught."""
     a, reasons = setup.recipe.align, setup.teach in ("rationale", "both")
-    return ("question" in kinds) * a.question_pairs + ("rationale" in kinds and reasons) * a.rationale_pairs
+    return a.question_pairs if "question" in kinds else 0, a.rationale_pairs if "rationale" in kinds and reasons else 0
 
 
 def pairs(
@@ -235,14 +235,15 @@ def pairs(
 ) -> tuple[Pair, ...]:  # fmt: skip
     """Preference pairs for the teacher."""
     a, ask, task = setup.recipe.align, settings(setup.recipe, setup.drawn), setup.drawn
+    questions, rationales = pairs_wanted(setup, kinds)
     found: list[Pair] = []
-    if "question" in kinds:
+    if questions:
         extremes = a.questions_from == "extremes"
-        found += align.question_pairs(author, task, ask, drafts, preferred, a.question_pairs, extremes=extremes, held_out=a.held_out)
-    if "rationale" in kinds and setup.teach in ("rationale", "both"):
+        found += align.question_pairs(author, task, ask, drafts, preferred, questions, extremes=extremes, held_out=a.held_out)
+    if rationales:
         strategies = setup.recipe.draft.strategies if a.rationale_prompt == "strategy" else None
         found += align.rationale_pairs(
-            author, task, ask, drafts, preferred, a.rationale_pairs, strategies=strategies, held_out=a.held_out
+            author, task, ask, drafts, preferred, rationales, strategies=strategies, held_out=a.held_out
         )
     return tuple(found)
 

@@ -30,16 +30,24 @@ class Tried:
     def said(self) -> str:
         t = self.train
         weights = f", LoRA of rank {t.lora_rank}" if t.lora_rank else ""
-        return f"rate {t.learning_rate:.1e}, {t.epochs} epochs{weights}: {self.right}"
+        return f"rate {t.learning_rate:.1e}, {t.epochs} epochs{weights}"
 
 
 @dataclass(frozen=True)
 class Searched:
-    """What was tried, in order; `spent` says that the budget was used up."""
+    """What was tried, in order, within a `budget` of seconds."""
 
     tried: tuple[Tried, ...]
-    spent: bool
+    budget: int
     questions: int
+
+    @property
+    def seconds(self) -> float:
+        return sum(one.seconds for one in self.tried)
+
+    @property
+    def spent(self) -> bool:
+        return self.seconds >= self.budget
 
     @property
     def best(self) -> Tried:
@@ -47,33 +55,34 @@ class Searched:
 
     @property
     def said(self) -> str:
-        seconds = sum(one.seconds for one in self.tried)
+        tried = "; ".join(f"{one.said}: {one.right}" for one in self.tried)
         end = ", until the budget was spent" if self.spent else ""
         return (
-            f"Settings of training were searched for {seconds:.0f} s{end}; right of {self.questions} development questions: "
-            f"{'; '.join(one.said for one in self.tried)}. All arms are taught with {self.best.said.partition(':')[0]}."
+            f"Settings of training were searched for {self.seconds:.0f} s{end}; right of {self.questions} development questions: "
+            f"{tried}. All arms are taught with {self.best.said}."
         )
 
 
 def searched(setup: Setup, examples: Sequence[Example], arm: str) -> Searched:
     """The search on one arm's examples. No trial begins once `train.search` seconds are spent; the seconds are those that each trial took
     when it was computed, so that a build which is resumed searches on as it would have."""
-    budget, ledger = setup.recipe.train.search, setup.store.ledger
-    tried: list[Tried] = []
+    ledger = setup.store.ledger
+    found = Searched((), setup.recipe.train.search, len(setup.task.development))
 
     def right(train: Train) -> int:
+        nonlocal found
         before = len(ledger)
-        one = trained(setup, train)
-        label = f"search, {arm}"
+        one, label = setup.training(train), f"search, {arm}"
         answers = steps.developed(one, steps.taught(one, examples, label), label)
         took = sum(entry.whole_seconds for entry in ledger[before:])
-        tried.append(Tried(train, sum(a.grade.correct for a in answers), took))
-        return tried[-1].right
+        trial = Tried(train, sum(a.grade.correct for a in answers), took)
+        found = replace(found, tried=(*found.tried, trial))
+        return trial.right
 
     def climbed(best: Train, further: Callable[[Train], Train | None]) -> Train:
         """As far in one direction as it helps."""
-        while sum(one.seconds for one in tried) < budget and (candidate := further(best)) is not None:
-            most = max(one.right for one in tried)
+        while not found.spent and (candidate := further(best)) is not None:
+            most = found.best.right
             if right(candidate) <= most:
                 break
             best = candidate
@@ -85,13 +94,7 @@ def searched(setup: Setup, examples: Sequence[Example], arm: str) -> Searched:
         start = best
         for further in way:  # the second direction only where the first brought nothing
             best = climbed(best, further) if best is start else best
-    spent = sum(one.seconds for one in tried) >= budget
-    return Searched(tuple(tried), spent, len(setup.task.development))
-
-
-def trained(setup: Setup, train: Train) -> Setup:
-    """The same with other settings of training."""
-    return replace(setup, recipe=setup.recipe.model_copy(update={"train": train}))
+    return found
 
 
 def _rate(factor: float) -> Callable[[Train], Train | None]:

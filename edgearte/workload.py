@@ -8,7 +8,7 @@ that are really reached were measured with a small model; they are rough.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgearte import pace
@@ -140,7 +140,7 @@ def work(recipe: Recipe, task: Task, sizes: Sizes, machine: Machine) -> list[Wor
     """Calls, tokens, memory and seconds of every stage, in order."""
     d, seed = recipe.draft, _tokens(task.seeds or task.evaluation)
     head = len(task.header) / pace.CHARACTERS
-    brief = head + (len(task.description) - len(task.instruction or task.description)) / pace.CHARACTERS  # what the teacher reads
+    brief = len(replace(task, instruction="").header) / pace.CHARACTERS  # what the teacher reads, who is told the description
     continues = recipe.teacher.style == "continuation"
     rationale = min(d.rationale_tokens, 30 if continues else 120)
     answer = min(recipe.measure.max_tokens, rationale + 10)

@@ -314,8 +314,8 @@ def test_what_looks_like_a_defect_of_ours_is_said_without_a_traceback(
 def test_overrides_may_stand_before_and_after_options(line: list[str], recipe: Path, capsys: Capture) -> None:
     assert main(["build", str(recipe), *line]) == 2
     said = capsys.readouterr().err
-    assert "a.b: unknown key" in said or "a: unknown key" in said
-    assert "c.d: unknown key" in said or "c: unknown key" in said
+    assert ": a: unknown key" in said
+    assert ": c: unknown key" in said
 
 
 @pytest.mark.parametrize("line", [["build", "r.yaml", "--rums", "x"], ["build", "r.yaml", "--runs", "x", "y"], ["doctor", "a=b"]])
