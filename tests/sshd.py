@@ -8,7 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,9 +50,10 @@ class Server:
         """Cut every connection there is, as a network does; how many there were."""
         sessions = psutil.Process(self.pid).children()
         for session in sessions:
-            for process in [*session.children(), session]:  # the part that holds the connection, not what runs behind it
-                if process.is_running() and process.name().startswith("sshd"):
-                    process.kill()
+            with suppress(psutil.NoSuchProcess):  # a session may end of itself meanwhile
+                for process in [*session.children(), session]:  # the part that holds the connection, not what runs behind it
+                    if process.is_running() and process.name().startswith("sshd"):
+                        process.kill()
         return len(sessions)
 
 
