@@ -107,16 +107,17 @@ class _Counter:
 
     def train(
         self, stage: str, runs: int, examples: float, tokens: float, size: int, folder: Path | None, rank: int, dtype: str, learned: float,
-        *, held_out: bool = False,
+        *, held_out: bool = False, texts: int = 1,
     ) -> Work:  # fmt: skip
-        """So many trainings, with steps on so many examples in all, of `tokens`, of which the share `learned` is predicted."""
+        """So many trainings, with steps on so many examples in all, each of so many `texts` of `tokens` together, of which the share
+        `learned` is predicted."""
         from edgearte.train import trie
         from edgearte.train.memory import Part, foretell
 
         seconds = runs * LOAD_WEIGHT * size + examples * tokens * 6 * size / (TRAIN * self.machine.flops) if examples else 0.0
         memory = size * (BYTES[dtype] if rank else 18) + 2 * GB
         if folder and examples:
-            longest = round(2 * tokens)  # half of the texts are longer than the mean; few are twice as long
+            longest = round(2 * tokens / texts)  # half of the texts are longer than the mean; few are twice as long
             part = Part(max(trie.TOKENS, longest), round(max(trie.TOKENS, longest) * learned), longest)
             memory = foretell(folder, part, dtype=dtype, lora_rank=rank, held_out=held_out)
         return Work(stage, round(examples), round(examples * tokens), 0, memory, seconds, size, dtype, STORED.get(stage, ""))
@@ -138,17 +139,20 @@ def pairs_seen(pairs: int, align: Align) -> float:
 
 def work(recipe: Recipe, task: Task, sizes: Sizes, machine: Machine) -> list[Work]:
     """Calls, tokens, memory and seconds of every stage, in order."""
-    d, seed = recipe.draft, _tokens(task.seeds or task.evaluation)
+    known = task.seeds or task.evaluation
+    d, seed = recipe.draft, _tokens(known)
     head = len(task.header) / pace.CHARACTERS
     brief = len(replace(task, instruction="").header) / pace.CHARACTERS  # what the teacher reads, who is told the description
     continues = recipe.teacher.style == "continuation"
     rationale = min(d.rationale_tokens, 30 if continues else 120)
-    answer = min(recipe.measure.max_tokens, rationale + 10)
+    reasons = recipe.train.teach not in ("answer", "meaning")  # the teacher writes rationales, and the student learns to
+    said = rationale if reasons else sum(len(q.target) for q in known) / len(known) / pace.CHARACTERS
+    answer = min(recipe.measure.max_tokens, said + 10)
     count = _Counter(machine, BY_TEACHER if recipe.teacher.endpoint else ())
     ask = count.ask
     teacher, student = (sizes.teacher, recipe.teacher.dtype), (sizes.student, recipe.student.dtype)
     kept_seeds = len(task.seeds) if recipe.train.seeds else 0
-    whole = head + seed + rationale
+    whole = head + seed + said
 
     def drafting(stage: str, questions: float) -> Work:
         return ask(stage, questions / d.per_prompt, brief + d.shots * (seed + 20), d.per_prompt * (seed + 20), teacher)
@@ -164,7 +168,7 @@ def work(recipe: Recipe, task: Task, sizes: Sizes, machine: Machine) -> list[Wor
             ask("the teacher's states", states, whole, 0, teacher),
             Work("search", 0, 0, 0, 0.0, float(recipe.train.search)),
             count.train("train", number + (more > 0), learned * recipe.train.epochs, whole, sizes.student, sizes.student_folder,
-                        recipe.train.lora_rank, "float32", rationale / whole),
+                        recipe.train.lora_rank, "float32", said / whole),
         ]  # fmt: skip
 
     if (how := recipe.assist) and how.budget:
@@ -188,8 +192,9 @@ def work(recipe: Recipe, task: Task, sizes: Sizes, machine: Machine) -> list[Wor
     selected = recipe.select.factor * recipe.tailor.questions if recipe.select.factor > 1 else 0
     tailored = writers * recipe.tailor.questions + selected
     asked, sampled = rounds * surplus * d.questions, rounds * surplus * tailored
-    rationales = d.questions * len(d.strategies)
-    pairs = 0 if recipe.teacher.endpoint else recipe.align.question_pairs + min(recipe.align.rationale_pairs, d.questions)
+    explained = len(d.strategies) if reasons else 0  # rationales of a draft
+    written = d.questions * explained
+    pairs = 0 if recipe.teacher.endpoint else recipe.align.question_pairs + min(recipe.align.rationale_pairs, written)
     judged = writers * recipe.align.judge if pairs else 0
     choices = sum(map(len, task.answer.choices)) / pace.CHARACTERS
     responses = len(task.preference) * sum(len(r.shots) for r in recipe.prefer.responders)
@@ -215,15 +220,15 @@ def work(recipe: Recipe, task: Task, sizes: Sizes, machine: Machine) -> list[Wor
         drafting("draft: questions", asked),
         ask("vote", asked + sampled if d.vote and task.answer.choices else 0, seed + 10 + choices, 0, teacher,
             shared=len(task.seeds) * (seed + 10), together=vote.ROWS),
-        explaining("draft: rationales", rounds * rationales),
+        explaining("draft: rationales", rounds * written),
         ask("verify", rounds * recipe.verify.samples * surplus * (d.questions + tailored), brief + seed + 40, rationale, teacher),
-        scoring("prefer", rounds * rationales, recipe.prefer.scorer),
-        count.train("align", rounds, rounds * pairs_seen(pairs, recipe.align), 2 * (brief + 2 * seed + rationale), sizes.teacher,
-                    sizes.teacher_folder, recipe.align.lora_rank, recipe.teacher.dtype, 0.5, held_out=recipe.align.held_out > 0),
-        explaining("judge: texts", rounds * judged),
+        scoring("prefer", rounds * d.questions * max(1, explained), recipe.prefer.scorer),
+        count.train("align", rounds, rounds * pairs_seen(pairs, recipe.align), 2 * (brief + 2 * seed + said), sizes.teacher,
+                    sizes.teacher_folder, recipe.align.lora_rank, recipe.teacher.dtype, 0.5, held_out=recipe.align.held_out > 0, texts=2),
+        (explaining if reasons else drafting)("judge: texts", rounds * judged),
         scoring("judge: scores", rounds * judged, recipe.prefer.scorer),
         drafting("tailor: questions", sampled),
-        explaining("tailor: rationales", rounds * tailored),
+        explaining("tailor: rationales", rounds * tailored * bool(reasons)),
         scoring("select", rounds * selected, recipe.select.by),
         *students(arms, rounds * recipe.tailor.questions, tried),
         *_device(recipe, task, sizes, count, arms, head + seed, answer),

@@ -19,7 +19,7 @@ from edgearte.load import load_recipe, load_task
 from edgearte.pace import Pace
 from edgearte.recipe import Align
 from edgearte.store import Store
-from edgearte.workload import Machine, Sizes, Work, pairs_seen, work
+from edgearte.workload import Machine, Sizes, Work, _Counter, pairs_seen, work
 from tests import tiny
 
 SIZES = Sizes(10_000_000, 1_000_000)
@@ -49,7 +49,9 @@ def test_what_the_recipe_asks_for_beside_the_loop_is_counted(stages: Callable[..
     plain = stages("align.judge=0")
     assert plain["vote"].calls == plain["judge: texts"].calls == plain["select"].calls == 0
     voted = stages("draft.vote=0.5")
-    assert voted["vote"].calls == voted["draft: questions"].calls * 2 + voted["tailor: questions"].calls * 2  # two questions a prompt
+    assert (
+        voted["vote"].calls == voted["draft: questions"].calls * 2 + voted["tailor: questions"].calls * 2
+    )  # two questions a prompt
     assert voted["draft: questions"].calls == 2 * plain["draft: questions"].calls
     selected = stages("select.factor=3")
     assert selected["select"].calls == 3 * 8 * 4
@@ -65,6 +67,27 @@ def test_both_ways_of_teaching_are_tried_where_development_decides(stages: Calla
     development = "task.development.file=development.jsonl"
     tried, given = stages(development), stages(development, "train.teach=answer")
     assert tried["train"].calls == given["train"].calls + 6
+
+
+def test_where_no_rationale_is_taught_none_is_counted(stages: Callable[..., dict[str, Work]]) -> None:
+    bare, reasoned = stages("train.teach=answer"), stages("train.teach=rationale")
+    assert (
+        bare["draft: rationales"].calls == bare["tailor: rationales"].calls == 0 < reasoned["tailor: rationales"].calls
+    )
+    assert 0 < bare["prefer"].calls < reasoned["prefer"].calls  # a question each, in place of each of its rationales
+    assert bare["align"].calls < reasoned["align"].calls
+    assert stages("train.teach=answer", "align.question_pairs=0")["align"].calls == 0
+    assert bare["train"].tokens_in < reasoned["train"].tokens_in
+
+
+def test_a_pair_is_two_texts(tiny_model: Path) -> None:
+    counted = _Counter(Machine(1e12, 1e10), ())
+
+    def memory(texts: int) -> float:
+        work = counted.train("align", 1, 8, 4000, 1, tiny_model, 8, "bfloat16", 0.5, texts=texts)
+        return work.memory
+
+    assert memory(2) < memory(1)
 
 
 def test_reading_answers_is_cheaper_than_writing_them(stages: Callable[..., dict[str, Work]]) -> None:
