@@ -15,6 +15,7 @@ from itertools import cycle, islice
 from pathlib import Path
 
 from edgearte.answers import matches
+from edgearte.arte.tailor import unreasoned
 from edgearte.assist import again as second
 from edgearte.assist import calibration, route, signals, steps, weigh
 from edgearte.assist.calibration import Calibration
@@ -24,7 +25,7 @@ from edgearte.lm.calls import Limits
 from edgearte.recipe import Assist, Budget
 from edgearte.records import Annotation, Example, Question
 from edgearte.setup import Setup
-from edgearte.steps import taught
+from edgearte.steps import taught, with_seeds
 from edgearte.store import seed_of
 
 UNSURE = 0.5  # the threshold where none is given and none can be fitted
@@ -98,17 +99,18 @@ def teach(setup: Setup, how: Assist, most: Budget, arm: str) -> Assisted:
     threshold, said = _threshold(how, asked, trust)
     warm = _by_question(_judged(asked, trust, threshold, WARM_UP))
     judged = tuple(_best(setup, group, agree=all_asked) for group in warm)
-    begun = _examples(judged)
+    begun = with_seeds(setup, _examples(setup, judged))
     student = taught(setup, begun, f"{arm}, warm-up") if begun else setup.student.folder
+    usual = [group[0].annotation.input for group in warm]  # drawn at random, as no later question is
 
     # the rest of the budget goes where student and assistant doubt most, to the teacher whose answers are worth most there
     known = doubts(setup, how, student, rest)
     ranked = [rest[k] for k in signals.order(wanted(known, how))] if known else rest
     limits = budget.left.share(1 - how.again.share if how.again else 1)
     if all_asked:
-        asked = _asked_all(setup, budget, ranked, teachers, CHOSEN, limits)
+        asked = _asked_all(setup, budget, ranked, teachers, CHOSEN, limits, usual)
     else:
-        asked = _asked(setup, budget, ranked, _numbers(setup, how, student, warm, ranked), CHOSEN, limits)
+        asked = _asked(setup, budget, ranked, _numbers(setup, how, student, warm, ranked), CHOSEN, limits, usual=usual)
     chosen = _by_question(_judged(asked, _trust(setup, how, asked), threshold, CHOSEN))
     judged += tuple(_best(setup, group, agree=all_asked) for group in chosen)
     bought = sum(map(len, (*warm, *chosen)))
@@ -124,7 +126,7 @@ def teach(setup: Setup, how: Assist, most: Budget, arm: str) -> Assisted:
         judged = tuple(_best(setup, group, agree=False) for group in both)
         again = len(asked)
 
-    examples = _examples(judged)
+    examples = _examples(setup, judged)
     if not bought + again:
         raise NothingKept(
             f"{setup.task.name}: of the teacher's answers none was bought, since the budget holds no call more; if it was spent under this "
@@ -146,19 +148,20 @@ def teach(setup: Setup, how: Assist, most: Budget, arm: str) -> Assisted:
 
 
 def _asked_all(
-    setup: Setup, budget: steps.Allowance, questions: Sequence[Question], teachers: Sequence[int], phase: str, limits: Limits
-) -> list[Annotation]:
+    setup: Setup, budget: steps.Allowance, questions: Sequence[Question], teachers: Sequence[int], phase: str, limits: Limits,
+    usual: Sequence[str] = (),
+) -> list[Annotation]:  # fmt: skip
     """Every teacher's answers to the first of the questions, as many as these limits pay for from all of them."""
     each, found = limits.share(1 / len(teachers)), []
     for number in teachers:
         with budget.phase(phase, each, number) as purse:
-            found.append(steps.annotated(setup, questions[: each.calls], purse, phase, number))
+            found.append(steps.annotated(setup, questions[: each.calls], purse, phase, number, usual=usual))
     return [answer for together in zip(*found, strict=False) for answer in together]
 
 
 def _asked(
     setup: Setup, budget: steps.Allowance, questions: Sequence[Question], numbers: Sequence[int], phase: str, limits: Limits,
-    shown: Sequence[Sequence[Question]] = (),
+    shown: Sequence[Sequence[Question]] = (), usual: Sequence[str] = (),
 ) -> list[Annotation]:  # fmt: skip
     """The answers to the first of the questions, as many as these limits pay for, each from the teacher of its number."""
     many = len(questions) if limits.calls is None else min(limits.calls, len(questions))
@@ -167,7 +170,7 @@ def _asked(
         mine = [k for k in range(many) if numbers[k] == number]
         with budget.phase(phase, limits.share(len(mine) / many), number) as purse:
             before = [shown[k] for k in mine] if shown else ()
-            answers = steps.annotated(setup, [questions[k] for k in mine], purse, phase, number, before)
+            answers = steps.annotated(setup, [questions[k] for k in mine], purse, phase, number, before, usual)
         found |= dict(zip(mine, answers, strict=False))
     return [found[k] for k in sorted(found)]
 
@@ -282,12 +285,15 @@ def wanted(known: Sequence[Doubt], how: Assist) -> list[list[float]]:
     ]
 
 
-def _examples(judged: Sequence[Judged]) -> tuple[Example, ...]:
-    return tuple(
-        Example(j.annotation.id, j.annotation.input, j.annotation.text, j.annotation.answer or "", j.phase)
-        for j in judged
-        if j.kept
-    )
+def _examples(setup: Setup, judged: Sequence[Judged]) -> tuple[Example, ...]:
+    """What was kept, as the recipe teaches it: with the teacher's text, or the answer without it."""
+    bare = setup.teach in ("answer", "meaning")
+
+    def example(of: Annotation, phase: str) -> Example:
+        answer = of.answer or ""
+        return Example(of.id, of.input, unreasoned(setup.task, answer, setup.teach) if bare else of.text, answer, phase)
+
+    return tuple(example(j.annotation, j.phase) for j in judged if j.kept)
 
 
 def _calibration(known: Sequence[tuple[float | None, bool | None]]) -> Calibration | None:

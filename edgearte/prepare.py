@@ -22,7 +22,7 @@ from edgearte.store import digest
 from edgearte.task import load_questions
 
 Row = dict[str, str]  # id, input, target, and a rationale where the data has one
-Roles = dict[str, list[Row]]  # role of the recipe (seeds, preference, development, evaluation) -> its rows
+Roles = dict[str, list[Row]]  # role of the recipe (seeds, preference, development, evaluation, pool) -> its rows
 Split = Mapping[str, Sequence[Row]]  # kind of question -> its rows, in the order of the file
 
 
@@ -65,9 +65,13 @@ def _clinc(recipe: Recipe, path: Path) -> Roles:
                 seen.add(text.strip())
                 kinds[intent].append({"id": f"{split}-{number}", "input": text.strip(), "target": intent})
         splits[split] = kinds
-        _enough(kinds, 5 if split == "train" else 1, f"{path}: {split}")
-    seeds, preference = _parted(splits["train"], 2, 3)
-    return {"seeds": seeds, "preference": preference, "development": _in_turn(splits["val"]), "evaluation": _in_turn(splits["test"])}
+        _enough(kinds, 6 if split == "train" else 1, f"{path}: {split}")
+    seeds, preference, pool = _parted(splits["train"], 2, 3, len(seen))
+    return {
+        "seeds": seeds, "preference": preference, "development": _in_turn(splits["val"]), "evaluation": _in_turn(splits["test"]),
+        # As they came in, before anyone said what was meant.
+        "pool": [{"id": row["id"], "input": row["input"]} for row in sorted(pool, key=_rule)],
+    }  # fmt: skip
 
 
 def _is_pair(value: Any) -> bool:

@@ -37,12 +37,17 @@ def calibrated(rows: Sequence[Sequence[float]], groups: Sequence[Hashable]) -> l
     """
     if not rows:
         return []
+    usual = bias(rows, groups)
+    return [_log_softmax([a - b for a, b in zip(row, usual, strict=True)]) for row in rows]
+
+
+def bias(rows: Sequence[Sequence[float]], groups: Sequence[Hashable]) -> list[float]:
+    """b(c) of `calibrated`: how much the teacher likes each choice, whatever the text. At least one row is needed."""
     apart: dict[Hashable, list[Sequence[float]]] = {}
     for row, group in zip(rows, groups, strict=True):
         apart.setdefault(group, []).append(row)
     means = [[fmean(column) for column in zip(*part, strict=True)] for part in apart.values()]
-    bias = [fmean(column) for column in zip(*means, strict=True)]
-    return [_log_softmax([a - b for a, b in zip(row, bias, strict=True)]) for row in rows]
+    return [fmean(column) for column in zip(*means, strict=True)]
 
 
 def table(teacher: LM, task: Task, texts: Sequence[str], store: Store, *, label: str) -> list[list[float]]:

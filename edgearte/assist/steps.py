@@ -100,15 +100,28 @@ def pool(setup: Setup, how: Assist, spend: Purse) -> tuple[Question, ...]:
 
 
 def annotated(
-    setup: Setup, questions: Sequence[Question], spend: Purse, phase: str, number: int = 0, shown: Sequence[Sequence[Question]] = ()
-) -> list[Annotation]:
-    """What a teacher answers to the first of these questions, as many as can be paid for; after worked examples, if any are shown."""
+    setup: Setup, questions: Sequence[Question], spend: Purse, phase: str, number: int = 0, shown: Sequence[Sequence[Question]] = (),
+    usual: Sequence[str] = (),
+) -> list[Annotation]:  # fmt: skip
+    """What a teacher answers to the first of these questions, as many as can be paid for; after worked examples, if any are shown. Where
+    it only names a label, `usual` texts tell which ones it likes in any case."""
     ask = steps.settings(setup.recipe, setup.task, setup.author(number)[0].style)
     label = f"ask the teacher: {phase}" if number == 0 else f"ask teacher {number + 1}: {phase}"
     with recorded(setup, number) as teacher:
+        if names(setup, number) and not shown:
+            return annotate.named(
+                teacher, setup.task, questions, spend, setup.store, setup.teach, label=label, usual=usual, number=number
+            )
         return annotate.annotate(
             teacher, setup.task, ask, questions, spend, setup.store, label=label, shown=shown, number=number
         )
+
+
+def names(setup: Setup, number: int) -> bool:
+    """Whether a teacher's answer is the label that it finds most probable: a closed set of answers that seeds show, no rationale to be
+    taught, and weights at hand."""
+    task, bare = setup.task, setup.teach in ("answer", "meaning")
+    return bare and bool(task.answer.choices and task.seeds) and setup.author(number)[0].endpoint is None
 
 
 def natural(setup: Setup, folder: Path, answers: Sequence[Annotation]) -> list[float]:

@@ -182,6 +182,39 @@ def test_a_continuation_finds_its_own_answer_among_the_choices(tmp_path: Path) -
     assert found.text == "because it plays <ans>music</ans>"
 
 
+LABELS = Task(
+    "t", "Which?", AnswerFormat("tag", ("lights", "music")),
+    (Question("s0", "dim the hall", "lights"), Question("s1", "put on jazz", "music")), (), (), meanings={"music": "wants a song"},
+)  # fmt: skip
+
+
+def test_a_label_is_read_against_what_the_teacher_likes_and_paid_for(tmp_path: Path) -> None:
+    """It likes to say lights, whatever it is asked; against that, what is about a song is music."""
+
+    def sure(text: str, word: str) -> float:
+        return {"lights": 5.0, "music": 3.0 if text.endswith("song\nThis is about:") else 0.0}[word.strip()]
+
+    teacher, store = Scripted(sure=sure), Store(tmp_path)
+    calls = Calls(store)
+    kept, purse = Kept(teacher, calls, "t"), Purse(calls, "a", Limits(calls=3))
+    questions = [Question(f"q{k}", text, target) for k, (text, target) in enumerate(
+        [("a lamp", ""), ("a song", "music"), ("the lamp", ""), ("any song", "")]
+    )]  # fmt: skip
+    found = annotate.named(kept, LABELS, questions, purse, store, "meaning", label="x")
+    assert [a.answer for a in found] == ["lights", "music", "lights"], "three were paid for"
+    assert [a.right for a in found] == [None, True, None]
+    assert found[1].text == "wants a song <ans>music</ans>"
+    assert (purse.spent().calls, purse.spent().written) == (3, 0)
+    assert "dim the hall" in teacher.asked[0]
+    before = len(teacher.asked)
+    assert annotate.named(kept, LABELS, questions[:3], Purse(calls, "a", Limits(calls=3)), store, "meaning", label="x") == found
+    assert len(teacher.asked) == before, "nothing is asked twice"
+    # One that comes alone has no others to tell what is usual: it is told.
+    usual = ["a lamp", "a song"]
+    (alone,) = annotate.named(kept, LABELS, questions[3:], Purse(calls, "b", Limits()), store, "answer", label="x", usual=usual)
+    assert (alone.answer, alone.text) == ("music", "<ans>music</ans>")
+
+
 # A planted world: questions 0 to 39, of which the teacher answers every fourth wrongly; the assistant knows it, with some doubt. The
 # student is sure of those below 20, and the assistant believes it there.
 POOL = [Question(f"q{i}", f"number {i}", str(i)) for i in range(40)]

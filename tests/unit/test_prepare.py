@@ -70,6 +70,10 @@ def test_intents_get_their_seeds_and_everything_else_is_held_apart(tmp_path: Pat
     assert all(q.input.startswith("train") for q in (*task.seeds, *task.preference))
     assert len({q.input for q in (*task.seeds, *task.preference)}) == 5 * len(INTENTS)
     assert set(task.meanings) == set(INTENTS)
+    assert len(task.pool) == 2 * len(INTENTS), "the rest of train"
+    assert {q.target for q in task.pool} == {""}, "nobody said what is meant"
+    assert not {q.input for q in task.pool} & {q.input for q in (*task.seeds, *task.preference, *task.evaluation, *task.development)}
+    assert [q.input.split(" about ")[1] for q in task.pool[:15]] != INTENTS, "nor does the order tell"
 
 
 def test_the_seeds_do_not_depend_on_the_order_of_the_file(tmp_path: Path) -> None:
@@ -80,6 +84,7 @@ def test_the_seeds_do_not_depend_on_the_order_of_the_file(tmp_path: Path) -> Non
     again = prepared(tmp_path / "b", "voice-intents", write(tmp_path / "data.json", data))
     assert [q.input for q in once.seeds] == [q.input for q in again.seeds]
     assert [q.input for q in once.evaluation] == [q.input for q in again.evaluation]
+    assert [q.input for q in once.pool] == [q.input for q in again.pool]
 
 
 def test_slots_become_objects_with_keys_in_the_order_of_the_schema(tmp_path: Path) -> None:
