@@ -1,6 +1,6 @@
 """How fast labels are voted on: what a teacher gives every label of every draft, after the seeds, on this machine.
 
-python benchmarks/votes.py [--model MODEL] [--dtype bfloat16] [--drafts 45] [--rounds 3] [--words]     MODEL as in a recipe
+python benchmarks/votes.py [--model MODEL] [--dtype bfloat16] [--drafts 45] [--rounds 3]     MODEL as in a recipe
 
 Prints seconds and the ratio to reading the questions once, in turn in one run, for: the questions read once, which is writing one token
 after each; voting as edgearte does, by reading each question's labels as a tree; and a row for each question and beginning of a label,
@@ -153,7 +153,6 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
     parser.add_argument("--drafts", type=int, default=45)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--words", action="store_true", help="labels as words, which take fewer tokens than names with underscores")
     parser.add_argument("--store", type=Path, default=Path(tempfile.gettempdir()) / "edgearte-benchmark")
     arguments = parser.parse_args()
 
@@ -167,10 +166,9 @@ def main() -> None:
 
     found = weights.resolve(arguments.model, Store(arguments.store))
     lm = TransformersLM(found.folder, found.identity, dtype=arguments.dtype)
-    named = {label.replace("_", " ") if arguments.words else label: texts for label, texts in TASK.items()}
-    seeds = [(text, label) for label, texts in named.items() for text in texts[:SEEDS]]
+    seeds = [(text, label) for label, texts in TASK.items() for text in texts[:SEEDS]]
     prefix = "\n\n".join(label_question(text) + label_answer(label) for text, label in seeds) + "\n\n"
-    labels = [label_answer(label) for label in named]
+    labels = [label_answer(label) for label in TASK]
     asked = [Prompt(label_question(text), prefix=prefix) for text in drafts(arguments.drafts)]
     pairs = [(prompt, label) for prompt in asked for label in labels]
     ways: dict[str, Callable[[], Any]] = {

@@ -51,6 +51,17 @@ class Answer(Section):
     tag: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")] = "ans"
     strict: bool = True  # only what stands between the tags counts, as in the paper
 
+    @field_validator("choices")
+    @classmethod
+    def _told_apart(cls, value: tuple[str, ...] | dict[str, str]) -> tuple[str, ...] | dict[str, str]:
+        from edgearte.arte.prompts import named
+
+        seen: dict[str, str] = {}
+        for label in value:
+            if (other := seen.setdefault(named(label), label)) != label:
+                raise ValueError(f"{other!r} and {label!r} are the same words to the teacher, which reads _ as a space")
+        return value
+
 
 class Questions(Section):
     """A file of questions, or the slice `take: "0:40"` of it."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from edgearte.arte.prompts import named
 from edgearte.lm.base import LM
 from edgearte.records import Question
 from edgearte.task import Task
@@ -49,11 +50,6 @@ def ask(lm: LM, task: Task, seeds: Sequence[Question], label: str, count: int, s
 def written(text: str) -> str:
     """What the teacher would have to write after `ask` to give this one text first."""
     return f" {text}\n"
-
-
-def named(label: str) -> str:
-    """A label as words: `update_playlist` is read as "update playlist"."""
-    return label.replace("_", " ").strip() or label
 
 
 def read(completion: str, task: Task, label: str, count: int, *, cut: bool) -> list[str]:

@@ -152,7 +152,7 @@ def _ending(task: Task) -> str:
 def label_prefix(task: Task) -> str:
     """What each label means, where that is told, and the seeds with their targets and no reasoning: what a vote on a draft's target is
     asked with. Plain text, to a chat model too: what counts is which label it would go on with."""
-    meant = "".join(f"- {c}: {task.meanings[c]}\n" for c in task.answer.choices if task.meanings.get(c))
+    meant = "".join(f"- {named(c)}: {task.meanings[c]}\n" for c in task.answer.choices if task.meanings.get(c))
     shown = "\n\n".join(label_question(s.input) + label_answer(s.target) for s in task.seeds)
     return (f"What a question can be about:\n{meant}\n" if meant else "") + f"{shown}\n\n"
 
@@ -162,7 +162,13 @@ def label_question(text: str) -> str:
 
 
 def label_answer(target: str) -> str:
-    return f" {target}"
+    """As words: a name with underscores takes a model more tokens to read, and is no word that it knows."""
+    return f" {named(target)}"
+
+
+def named(label: str) -> str:
+    """A label as words: `update_playlist` is read as "update playlist"."""
+    return label.replace("_", " ").strip() or label
 
 
 def completion_of(task: Task, question: Question) -> str:

@@ -104,6 +104,11 @@ def test_a_target_that_is_none_of_the_choices(recipe: Path, capsys: Capture) -> 
     refused(recipe, capsys, "'the cat' is not one of lights, music, weather")
 
 
+def test_labels_that_are_the_same_words(recipe: Path, capsys: Capture) -> None:
+    edit(recipe, lambda text: text.replace("weather", "next_song, next song", 1))
+    refused(recipe, capsys, "'next_song' and 'next song' are the same words")
+
+
 def test_an_evaluation_question_among_the_seeds(recipe: Path, capsys: Capture) -> None:
     question = (recipe.parent / "evaluation.jsonl").read_text("utf-8").splitlines()[0]
     edit(recipe.parent / "seeds.jsonl", lambda text: text + question + "\n")
