@@ -18,7 +18,7 @@ from edgearte.budget import Figures
 from edgearte.delivery import Checkpoint, Delivery, deliver
 from edgearte.destination import destinations
 from edgearte.evaluate import Answer
-from edgearte.lesson import ARTE, ON_POLICY, UNTAUGHT, Lesson, Round, arte, once, with_assistant
+from edgearte.lesson import ARTE, ON_POLICY, SEEDS, UNTAUGHT, Lesson, Round, arte, once, with_assistant
 from edgearte.records import ArmChoice, Example, Probe, Question
 from edgearte.setup import Setup
 
@@ -113,8 +113,9 @@ def run(setup: Setup) -> Found:
         delivered = out(again.arm, step.presets, again.examples)
         turns.append(Turn(step.kind, step.why, again.arm, delivered, again.round, step.deployed, again.failed))
     kept = max(turns, key=lambda turn: closing.worth(turn.delivered))
+    usual = sets.get(SEEDS, sets[chosen.name])  # calibrates what was taught nothing: the same file, whatever the others were taught
     others = {
-        arm: delivery.as_files(setup, checkpoint(arm, sets.get(arm, sets[chosen.name])), recipe.measure.others)
+        arm: delivery.as_files(setup, checkpoint(arm, sets.get(arm, usual)), recipe.measure.others)
         for arm in students if recipe.measure.others and arm not in {t.arm for t in turns}
     }  # fmt: skip
     return Found(
