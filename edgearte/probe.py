@@ -109,7 +109,7 @@ def _samples(said: Said) -> tuple[ProbeSample, ...]:
 def _texts(setup: Setup, author: LM) -> Said:
     """What the teacher finds out in writing, by the prompt it writes a training set with."""
     questions = setup.task.development[:WRITTEN]
-    rows = _written(setup, author, [(q, "") for q in questions])
+    rows = _bare(setup, author, questions) if setup.bare else _written(setup, author, [(q, "") for q in questions])
     answers = tuple(Answer(q, text, grade(text, q.target, setup.task.answer)) for q, (text, _) in zip(questions, rows, strict=True))
     return Said(answers, answers, tuple(_failure(a, ended) for a, (_, ended) in zip(answers, rows, strict=True)))
 
@@ -141,6 +141,17 @@ def _written(setup: Setup, author: LM, asked: Sequence[tuple[Question, str]]) ->
     items = [{"input": q.input, "target": target, "instruction": draft.naive(ask)} for q, target in asked]
     rows = setup.store.rows(
         "probe", VERSION, draft.options(author, task, ask), items, lambda part: draft.rationales(author, task, ask, part), chunk=ROWS,
+        label="probe: the teacher's texts",
+    )  # fmt: skip
+    return [(row["text"], row["ended"]) for row in rows]
+
+
+def _bare(setup: Setup, author: LM, questions: Sequence[Question]) -> list[tuple[str, str]]:
+    """The same where the answer alone is taught."""
+    task, ask = setup.task, steps.settings(setup.recipe, setup.task)
+    items = [{"input": q.input, "bare": True} for q in questions]
+    rows = setup.store.rows(
+        "probe", VERSION, draft.options(author, task, ask), items, lambda part: draft.bare(author, task, ask, part), chunk=ROWS,
         label="probe: the teacher's texts",
     )  # fmt: skip
     return [(row["text"], row["ended"]) for row in rows]

@@ -69,6 +69,11 @@ class Setup:
         how = self.recipe.train.teach
         return "rationale" if how == "auto" else how
 
+    @property
+    def bare(self) -> bool:
+        """Whether a teacher that answers is asked for the answer alone, after the seeds: where no rationale is taught."""
+        return self.teach in ("answer", "meaning") and bool(self.task.seeds)
+
     def towards(self, failed: Sequence[Question]) -> Setup:
         """The same for a round that is about these questions."""
         return replace(self, failed=tuple(failed))

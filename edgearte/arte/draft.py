@@ -14,7 +14,15 @@ from typing import Any
 from edgearte.answers import spelled
 from edgearte.arte import labelled, prompts, whole
 from edgearte.arte.asking import VERSION, Settings, cost, for_targets, listed, naive, options, room
-from edgearte.arte.explain import draft_rationales, rationale_calls, rationale_prompt, rationales, reasoned
+from edgearte.arte.explain import (
+    bare,
+    bare_calls,
+    draft_rationales,
+    rationale_calls,
+    rationale_prompt,
+    rationales,
+    reasoned,
+)
 from edgearte.arte.verify import Check, Dropped, Verifier
 from edgearte.lm.base import LM, Completion, Prompt, Sampling, sharing
 from edgearte.records import Draft, Question
@@ -22,8 +30,8 @@ from edgearte.store import Store, digest, seed_of
 from edgearte.task import Task
 
 __all__ = [
-    "Drafted", "Settings", "draft_questions", "draft_rationales", "for_targets", "naive", "options", "prompt_of", "question_prompt",
-    "rationale_calls", "rationale_prompt", "rationales", "reasoned", "written",
+    "Drafted", "Settings", "bare", "bare_calls", "draft_questions", "draft_rationales", "for_targets", "naive", "options", "prompt_of",
+    "question_prompt", "rationale_calls", "rationale_prompt", "rationales", "reasoned", "written",
 ]  # fmt: skip
 
 PROMPTS = 64  # prompts of a chunk

@@ -1,4 +1,4 @@
-"""Rationales: the teacher explains the questions it drafted (paper 1b), or answers questions of others."""
+"""Rationales: the teacher explains what it drafted (paper 1b), or answers questions of others; without one where none is taught."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from edgearte.answers import extract
 from edgearte.arte import labelled, prompts, whole
 from edgearte.arte.asking import VERSION, Settings, cost, options, room, told
-from edgearte.lm.base import LM, Completion, Prompt, Sampling, sharing
+from edgearte.lm.base import LM, Completion, Prompt, Sampling, rendered, sharing
 from edgearte.records import Draft, Question, Rationale
 from edgearte.store import Store, seed_of
 from edgearte.task import Task
@@ -108,6 +108,22 @@ def rationale_calls(
     if settings.style == "chat" and items and all(told(task, settings, i["target"]) for i in items):
         stop = ("\n",)  # one line of why
     return asked, Sampling(room(settings, settings.rationale_tokens), temperature, settings.top_p, stop)
+
+
+def bare(teacher: LM, task: Task, settings: Settings, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same where the answer alone is taught: what the teacher answers to items of `input`."""
+    outputs = teacher.generate(*bare_calls(teacher, task, settings, items))
+    return [{"text": "" if c.ended == "length" else c.text.strip(), "ended": c.ended, "tokens": cost(c)} for c in outputs]
+
+
+def bare_calls(teacher: LM, task: Task, settings: Settings, items: list[dict[str, Any]]) -> tuple[list[Prompt], Sampling]:
+    """What it is asked then: the question after the seeds with their answers and no reasoning, as it is shown them where it drafts."""
+    header = replace(task, instruction="").header  # the teacher is told the whole description
+    shown = [(q.input, prompts.answered(task, q.target)) for q in task.seeds]
+    form = "user" if settings.style == "chat" else "plain"
+    texts = rendered(teacher, [prompts.asked(header, form, i["input"], shown) for i in items])
+    stop = (task.answer.close,) if task.answer.tagged else ("\n",)
+    return sharing(texts), Sampling(room(settings, settings.rationale_tokens), stop=stop)
 
 
 def reasoned(task: Task, settings: Settings, rationale: Rationale) -> str:

@@ -20,22 +20,25 @@ ROWS = 64  # answers computed together
 
 def annotate(
     teacher: Recorded, task: Task, settings: draft.Settings, questions: Sequence[Question], purse: Purse, store: Store,
-    *, label: str, shown: Sequence[Sequence[Question]] = (), number: int = 0,
+    *, label: str, shown: Sequence[Sequence[Question]] = (), bare: bool = False, number: int = 0,
 ) -> list[Annotation]:  # fmt: skip
-    """One call a question, in their order, as many as the purse pays for: with the naive prompt and no word of the answer. A question's
-    own target, if it has one, stays unseen. With worked examples `shown`, as many lists as questions, the teacher is told besides
-    that it was doubted and should take care. `number` says which of several teachers it is."""
+    """One call a question, in their order, as many as the purse pays for: with the naive prompt and no word of the answer; or for the
+    `bare` answer, after the seeds. A question's own target, if it has one, stays unseen. With worked examples `shown`, as many lists as
+    questions, the teacher is told besides that it was doubted and should take care. `number` says which of several teachers it is."""
     items: list[dict[str, Any]] = [{"input": q.input, "target": "", "instruction": draft.naive(settings)} for q in questions]
+    ask, write = (draft.bare_calls, draft.bare) if bare else (draft.rationale_calls, draft.rationales)
+    if bare:
+        items = [{"input": q.input, "bare": True} for q in questions]
     for item, examples in zip(items, shown, strict=False):
         item["shown"] = [asdict(e) for e in examples]
         item["instruction"] = prompts.AGAIN if settings.style == "chat" else draft.naive(settings)
-    asked, sampling = draft.rationale_calls(teacher, task, settings, items)
+    asked, sampling = ask(teacher, task, settings, items)
     calls = [teacher.call(p, sampling) for p in asked]
     options = draft.options(teacher, task, settings)
     rows: list[dict[str, Any]] = []
 
     def compute(part: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return draft.rationales(teacher, task, settings, part)
+        return write(teacher, task, settings, part)
 
     while count := purse.admit(calls[len(rows) :]):
         part = items[len(rows) : len(rows) + count]

@@ -113,15 +113,15 @@ def annotated(
                 teacher, setup.task, questions, spend, setup.store, setup.teach, label=label, usual=usual, number=number
             )
         return annotate.annotate(
-            teacher, setup.task, ask, questions, spend, setup.store, label=label, shown=shown, number=number
-        )
+            teacher, setup.task, ask, questions, spend, setup.store, label=label, shown=shown, bare=setup.bare and not shown,
+            number=number,
+        )  # fmt: skip
 
 
 def names(setup: Setup, number: int) -> bool:
     """Whether a teacher's answer is the label that it finds most probable: a closed set of answers that seeds show, no rationale to be
     taught, and weights at hand."""
-    task, bare = setup.task, setup.teach in ("answer", "meaning")
-    return bare and bool(task.answer.choices and task.seeds) and setup.author(number)[0].endpoint is None
+    return setup.bare and bool(setup.task.answer.choices) and setup.author(number)[0].endpoint is None
 
 
 def natural(setup: Setup, folder: Path, answers: Sequence[Annotation]) -> list[float]:

@@ -182,6 +182,21 @@ def test_a_continuation_finds_its_own_answer_among_the_choices(tmp_path: Path) -
     assert found.text == "because it plays <ans>music</ans>"
 
 
+def test_the_answer_alone_is_asked_for_after_the_seeds(tmp_path: Path) -> None:
+    told = replace(TASK, instruction="Just add.")
+    teacher = Scripted(says=lambda text: "<ans>12</ans>" if "six" in text else "so <ans>")
+    store = Store(tmp_path)
+    calls = Calls(store)
+    kept, purse = Kept(teacher, calls, "t"), Purse(calls, "a", Limits(calls=1))
+    questions = [Question("e0", "six and six?", "12"), Question("e1", "two and one?", "3")]
+    (found,) = annotate.annotate(kept, told, ASK, questions, purse, store, label="x", bare=True)
+    assert (found.answer, found.right, found.text) == ("12", True, "<ans>12</ans>")
+    (asked,) = teacher.asked
+    assert asked.endswith("[user]Question: six and six?[assistant]")
+    assert "two and two?[assistant]<ans>4</ans>" in asked and "two and two<" not in asked, "the seeds with their answers alone"
+    assert "Add." in asked and "Just add." not in asked, "the teacher is told what the student is not"
+
+
 LABELS = Task(
     "t", "Which?", AnswerFormat("tag", ("lights", "music")),
     (Question("s0", "dim the hall", "lights"), Question("s1", "put on jazz", "music")), (), (), meanings={"music": "wants a song"},
