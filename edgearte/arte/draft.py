@@ -34,7 +34,8 @@ __all__ = [
     "question_prompt", "rationale_calls", "rationale_prompt", "rationales", "reasoned", "written",
 ]  # fmt: skip
 
-PROMPTS = 64  # prompts of a chunk
+PROMPTS = 64  # prompts of a chunk, which is lost where a build is stopped in it,
+TOKENS = 16_384  # unless together they may write more than this: a large teacher takes an hour for that on a processor
 SURPLUS = 4  # prompts sent for each one whose questions are still missing, once the first round is over
 
 
@@ -113,9 +114,10 @@ def _fresh(
     teacher: LM, task: Task, settings: Settings, items: list[dict[str, Any]], store: Store, label: str, verifier: Verifier
 ) -> list[Draft]:
     """The well-formed and new questions that these prompts bring."""
+    chunk = max(1, min(PROMPTS, TOKENS // (room(settings, settings.question_tokens) * settings.per_prompt)))
     outputs = store.rows(
         "draft questions", VERSION, options(teacher, task, settings), items,
-        lambda part: _questions(teacher, task, settings, part), chunk=PROMPTS, label=label,
+        lambda part: _questions(teacher, task, settings, part), chunk=chunk, label=label,
     )  # fmt: skip
     fresh = []
     for item, output in zip(items, outputs, strict=True):

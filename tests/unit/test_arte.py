@@ -110,6 +110,21 @@ def test_every_answer_gets_its_share_of_the_drafts_as_far_as_the_teacher_can_wri
     assert found.asked > 9
 
 
+@pytest.mark.parametrize(("tokens", "chunks"), [(100, [5]), (4096, [2, 2, 1]), (99_999, [1] * 5)])
+def test_what_may_be_long_is_kept_piece_by_piece(tokens: int, chunks: list[int], tmp_path: Path) -> None:
+    """A build that is stopped while a large teacher drafts loses a piece that it can write in minutes, not all that was asked for."""
+    sizes: list[int] = []
+
+    class Teacher(Scripted):
+        def generate(self, rows: Sequence[Prompt], sampling: Sampling) -> list[Completion]:
+            sizes.append(len(rows))
+            return super().generate(rows, sampling)
+
+    asking = replace(CHAT, attempts=1, question_tokens=tokens)
+    draft.draft_questions(Teacher(lambda p: ""), FREE, asking, 5 * asking.per_prompt, Store(tmp_path), purpose="d", label="d")
+    assert sizes == chunks
+
+
 def test_bad_and_repeated_questions_are_dropped_with_their_reason(tmp_path: Path) -> None:
     lines = [
         "turn it on!|lights",
