@@ -8,7 +8,8 @@ finished. `delivered` is the arm that a build chose on its development questions
 95 % over seeds and questions (significance.py), p-values of a permutation test over the questions.
 
 Minutes and tokens are what an arm takes beyond its evaluation, a mean over the seeds. What is drafted, preferred and aligned counts for
-ARTE. On-policy goes on from the arm that was best before it; only its own steps count for it.
+ARTE. On-policy goes on from the arm that was best before it; only its own steps count for it. Where answers are bought (`assist.budget`),
+all that the teacher was asked counts for either arm, though half of it was asked for the other.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 UNTAUGHT, SEEDS, DELIVERED, CHECKPOINT = "untaught", "seeds alone", "delivered", "checkpoint"
-ARMS = (UNTAUGHT, SEEDS, "unaligned teacher", "ARTE", "selection", "on-policy")
+ARMS = (UNTAUGHT, SEEDS, "unaligned teacher", "ARTE", "selection", "on-policy", "no signal", "assisted")
 DISCORDANT = (0.1, 0.2, 0.3, 0.4)  # shares of the questions that only one of two students answers rightly
 ALPHA, POWER = 0.05, 0.8
 SPREAD = 0.02  # by which a difference may vary from seed to seed, as a standard deviation
@@ -40,6 +41,8 @@ SPREAD = 0.02  # by which a difference may vary from seed to seed, as a standard
 OWN = {
     "ARTE": ("draft", "student preferences", "naturalness", "influence", "align", "tailor, ARTE", "train: ARTE"),
     "on-policy": ("on-policy",),
+    "no signal": ("ask the teacher", "train: no signal"),
+    "assisted": ("ask the teacher", "the student's samples", "the assistant", "train: assisted"),
 }
 
 
