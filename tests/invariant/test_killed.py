@@ -21,7 +21,7 @@ import pytest
 from tests import tiny
 
 pytestmark = pytest.mark.invariant
-KILLS = {"ARTE": 20, "assisted": 8, "closed": 8}
+KILLS = {"ARTE": 20, "assisted": 6, "closed": 6}
 
 
 def _imports() -> None:

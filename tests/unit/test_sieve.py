@@ -163,7 +163,7 @@ def test_the_parts_of_the_seeds_are_spread_over_the_labels() -> None:
 def test_the_vote_is_not_swayed_by_how_many_drafts_a_label_has(tmp_path: Path) -> None:
     """A late round has drafts of the labels that came short alone; a plain mean over them would hold their label against them."""
     teacher = Read(lambda prompt, answer: 2.0 if answer.strip() in prompt.rpartition("Question:")[2] else 0.0)
-    drafts = [*texts(*[f"this is play_music {k}" for k in range(30)]), *texts("this is what_song", target="what_song")]
+    drafts = [*texts(*[f"this is play music {k}" for k in range(30)]), *texts("this is what song", target="what_song")]
     shares = vote.shares(teacher, TASK, drafts, Store(tmp_path), label="v")
     assert min(shares) > 0.7
 
@@ -205,7 +205,7 @@ def test_a_share_stays_within_bounds_and_is_not_told_by_a_blind_vote() -> None:
 
 
 def test_seeds_are_voted_on_by_a_teacher_that_is_not_shown_them(tmp_path: Path) -> None:
-    teacher = Read(lambda prompt, answer: 3.0 * (("song" in prompt.rpartition("Question:")[2]) == (answer == " what_song")))
+    teacher = Read(lambda prompt, answer: 3.0 * (("song" in prompt.rpartition("Question:")[2]) == (answer == " what song")))
     drafts = [*texts("jazz", "rock"), *texts("which song", "jazz again", target="what_song")]
     found = share.share_right(teacher, TASK, drafts, 0.5, Store(tmp_path), label="s")
     for prompt, _ in teacher.read:
