@@ -57,6 +57,11 @@ class Grade:
     correct: bool
 
 
+def named(label: str) -> str:
+    """A label as words: `update_playlist` is read as "update playlist"."""
+    return label.replace("_", " ").strip() or label
+
+
 def extract(output: str, fmt: AnswerFormat) -> str | None:
     """The answer in normal form, or None. Of several tagged answers the last complete one counts."""
     if fmt.kind == "text":

@@ -287,11 +287,11 @@ def wanted(known: Sequence[Doubt], how: Assist) -> list[list[float]]:
 
 def _examples(setup: Setup, judged: Sequence[Judged]) -> tuple[Example, ...]:
     """What was kept, as the recipe teaches it: with the teacher's text, or the answer without it."""
-    bare = setup.teach in ("answer", "meaning")
 
     def example(of: Annotation, phase: str) -> Example:
         answer = of.answer or ""
-        return Example(of.id, of.input, unreasoned(setup.task, answer, setup.teach) if bare else of.text, answer, phase)
+        text = of.text if setup.recipe.train.reasons else unreasoned(setup.task, answer, setup.teach)
+        return Example(of.id, of.input, text, answer, phase)
 
     return tuple(example(j.annotation, j.phase) for j in judged if j.kept)
 

@@ -132,9 +132,7 @@ def once(
     pairs = () if skipped else steps.pairs(setup, author, drafts, preferred.preferences, kinds)
     author.release()
     if not skipped and not pairs:
-        skipped = (
-            "no two drafts that could be held against each other differ in score, so there is no pair to learn from"
-        )
+        skipped = "no two drafts that could be held against each other differ in score, so there is no pair to learn from"
     if skipped:
         return Round(drafted, drafts, preferred, skipped, pairs, teacher)
     aligned = steps.aligned(setup, teacher, pairs, "align the teacher" + again)

@@ -6,9 +6,9 @@ seeds alone. Nothing that is found here changes a build: the verdict is advice.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from edgearte import steps
 from edgearte.answers import Grade, accuracy, grade
@@ -17,7 +17,7 @@ from edgearte.decide import SIGNIFICANT, Compared, compare
 from edgearte.errors import UserError
 from edgearte.evaluate import Answer
 from edgearte.lm.base import LM
-from edgearte.records import Probe, ProbeSample, Question
+from edgearte.records import Probe, ProbeSample
 from edgearte.setup import Setup
 
 VERSION = 1
@@ -109,7 +109,8 @@ def _samples(said: Said) -> tuple[ProbeSample, ...]:
 def _texts(setup: Setup, author: LM) -> Said:
     """What the teacher finds out in writing, by the prompt it writes a training set with."""
     questions = setup.task.development[:WRITTEN]
-    rows = _bare(setup, author, questions) if setup.bare else _written(setup, author, [(q, "") for q in questions])
+    items = draft.unanswered(steps.settings(setup.recipe, setup.task), questions, bare=setup.bare)
+    rows = _written(setup, author, items, draft.bare if setup.bare else draft.rationales)
     answers = tuple(Answer(q, text, grade(text, q.target, setup.task.answer)) for q, (text, _) in zip(questions, rows, strict=True))
     return Said(answers, answers, tuple(_failure(a, ended) for a, (_, ended) in zip(answers, rows, strict=True)))
 
@@ -118,12 +119,13 @@ def _labels(setup: Setup, author: LM) -> Said:
     """What the teacher finds most probable of a closed set of answers, as in a vote; and what it writes where it explains an answer."""
     task, questions = setup.task, setup.task.development
     table = vote.table(author, task, [q.input for q in questions], setup.store, label="probe: the teacher's labels")
-    rows = vote.calibrated(table, [""] * len(table))
-    told = [task.answer.choices[max(range(len(row)), key=row.__getitem__)] for row in rows]
+    told = vote.likeliest(task, table, table)
     answers = tuple(Answer(q, label, Grade(label, label == q.target)) for q, label in zip(questions, told, strict=True))
     explained = questions[:EXPLAINED]
-    given = draft.for_targets(task, steps.settings(setup.recipe, task))
-    written = _written(setup, author, [(q, q.target if given else "") for q in explained])
+    ask = steps.settings(setup.recipe, task)
+    given = draft.for_targets(task, ask)
+    items = [{"input": q.input, "target": q.target if given else "", "instruction": draft.naive(ask)} for q in explained]
+    written = _written(setup, author, items, draft.rationales)
     texts = tuple(Answer(q, text, grade(text, q.target, task.answer)) for q, (text, _) in zip(explained, written, strict=True))
     return Said(answers, texts, tuple(_failure(a, ended) for a, (_, ended) in zip(texts, written, strict=True)))
 
@@ -135,23 +137,11 @@ def _failure(answer: Answer, ended: str) -> str:
     return "" if answer.grade.correct else KNOWLEDGE
 
 
-def _written(setup: Setup, author: LM, asked: Sequence[tuple[Question, str]]) -> list[tuple[str, str]]:
-    """The teacher's texts to questions, each with the answer it is given or "", and why they ended."""
+def _written(setup: Setup, author: LM, items: list[dict[str, Any]], write: Callable[..., list[dict[str, Any]]]) -> list[tuple[str, str]]:
+    """What the teacher writes for these items (`draft.rationales` or `draft.bare`), and why each text ended."""
     task, ask = setup.task, steps.settings(setup.recipe, setup.task)
-    items = [{"input": q.input, "target": target, "instruction": draft.naive(ask)} for q, target in asked]
     rows = setup.store.rows(
-        "probe", VERSION, draft.options(author, task, ask), items, lambda part: draft.rationales(author, task, ask, part), chunk=ROWS,
-        label="probe: the teacher's texts",
-    )  # fmt: skip
-    return [(row["text"], row["ended"]) for row in rows]
-
-
-def _bare(setup: Setup, author: LM, questions: Sequence[Question]) -> list[tuple[str, str]]:
-    """The same where the answer alone is taught."""
-    task, ask = setup.task, steps.settings(setup.recipe, setup.task)
-    items = [{"input": q.input, "bare": True} for q in questions]
-    rows = setup.store.rows(
-        "probe", VERSION, draft.options(author, task, ask), items, lambda part: draft.bare(author, task, ask, part), chunk=ROWS,
+        "probe", VERSION, draft.options(author, task, ask), items, lambda part: write(author, task, ask, part), chunk=ROWS,
         label="probe: the teacher's texts",
     )  # fmt: skip
     return [(row["text"], row["ended"]) for row in rows]

@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, field_validator, model_validator
 
+from edgearte.answers import named
+
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -54,8 +56,6 @@ class Answer(Section):
     @field_validator("choices")
     @classmethod
     def _told_apart(cls, value: tuple[str, ...] | dict[str, str]) -> tuple[str, ...] | dict[str, str]:
-        from edgearte.arte.prompts import named
-
         seen: dict[str, str] = {}
         for label in value:
             if (other := seen.setdefault(named(label), label)) != label:
@@ -254,6 +254,11 @@ class Train(Section):
     # What it counts, beside the answers, that to the student's last hidden states those answers are alike that are to the teacher's
     # (EmbedDistill).
     match: Annotated[float, Field(ge=0)] = 0.0
+
+    @property
+    def reasons(self) -> bool:
+        """Whether a rationale is taught; yes, while that is not decided."""
+        return self.teach not in ("answer", "meaning")
 
 
 class OnPolicy(Section):

@@ -72,7 +72,7 @@ class Setup:
     @property
     def bare(self) -> bool:
         """Whether a teacher that answers is asked for the answer alone, after the seeds: where no rationale is taught."""
-        return self.teach in ("answer", "meaning") and bool(self.task.seeds)
+        return not self.recipe.train.reasons and bool(self.task.seeds)
 
     def towards(self, failed: Sequence[Question]) -> Setup:
         """The same for a round that is about these questions."""

@@ -162,7 +162,7 @@ def drafted(setup: Setup, author: LM, purpose: str) -> draft.Drafted:
 
 def explained(setup: Setup, author: LM, drafts: Sequence[Draft], purpose: str) -> tuple[Draft, ...]:
     """The drafts with a rationale of each strategy; where no rationale is taught, with what is in its place."""
-    if setup.teach in ("answer", "meaning"):
+    if not setup.recipe.train.reasons:
         told = {target: tailor.unreasoned(setup.task, target, setup.teach) for target in {d.target for d in drafts}}
         return tuple(replace(d, rationales=(Rationale(setup.teach, told[d.target], d.target),)) for d in drafts)
     ask, strategies = settings(setup.recipe, setup.task), setup.recipe.draft.strategies
@@ -225,7 +225,7 @@ def preferences(
 
 def pairs_wanted(setup: Setup, kinds: Sequence[str]) -> tuple[int, int]:
     """How many question pairs and rationale pairs are wanted, of these kinds; none of rationales where no rationale is taught."""
-    a, reasons = setup.recipe.align, setup.teach in ("rationale", "both")
+    a, reasons = setup.recipe.align, setup.recipe.train.reasons
     return a.question_pairs if "question" in kinds else 0, a.rationale_pairs if "rationale" in kinds and reasons else 0
 
 
@@ -312,7 +312,7 @@ def prepared(setup: Setup) -> Setup:
     if not setup.task.seeds:
         return setup.teaching(setup.teach)
     bought = setup.recipe.assist and setup.recipe.assist.budget  # then every answer of the teacher's is paid for out of that
-    setup = setup if how in ("answer", "meaning") or bought else seeds_explained(setup)
+    setup = setup if not setup.recipe.train.reasons or bought else seeds_explained(setup)
     if how != "auto":
         return setup.teaching(how)
     if not setup.task.development:

@@ -145,7 +145,7 @@ def work(recipe: Recipe, task: Task, sizes: Sizes, machine: Machine) -> list[Wor
     brief = len(replace(task, instruction="").header) / pace.CHARACTERS  # what the teacher reads, who is told the description
     continues = recipe.teacher.style == "continuation"
     rationale = min(d.rationale_tokens, 30 if continues else 120)
-    reasons = recipe.train.teach not in ("answer", "meaning")  # the teacher writes rationales, and the student learns to
+    reasons = recipe.train.reasons  # the teacher writes rationales, and the student learns to
     said = rationale if reasons else sum(len(q.target) for q in known) / len(known) / pace.CHARACTERS
     answer = min(recipe.measure.max_tokens, said + 10)
     count = _Counter(machine, BY_TEACHER if recipe.teacher.endpoint else ())
@@ -228,7 +228,7 @@ def work(recipe: Recipe, task: Task, sizes: Sizes, machine: Machine) -> list[Wor
         (explaining if reasons else drafting)("judge: texts", rounds * judged),
         scoring("judge: scores", rounds * judged, recipe.prefer.scorer),
         drafting("tailor: questions", sampled),
-        explaining("tailor: rationales", rounds * tailored * bool(reasons)),
+        explaining("tailor: rationales", rounds * tailored * reasons),
         scoring("select", rounds * selected, recipe.select.by),
         *students(arms, rounds * recipe.tailor.questions, tried),
         *_device(recipe, task, sizes, count, arms, head + seed, answer),

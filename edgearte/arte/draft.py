@@ -22,6 +22,7 @@ from edgearte.arte.explain import (
     rationale_prompt,
     rationales,
     reasoned,
+    unanswered,
 )
 from edgearte.arte.verify import Check, Dropped, Verifier
 from edgearte.lm.base import LM, Completion, Prompt, Sampling, sharing
@@ -31,11 +32,12 @@ from edgearte.task import Task
 
 __all__ = [
     "Drafted", "Settings", "bare", "bare_calls", "draft_questions", "draft_rationales", "for_targets", "naive", "options", "prompt_of",
-    "question_prompt", "rationale_calls", "rationale_prompt", "rationales", "reasoned", "written",
+    "question_prompt", "rationale_calls", "rationale_prompt", "rationales", "reasoned", "unanswered", "written",
 ]  # fmt: skip
 
-PROMPTS = 64  # prompts of a chunk, which is lost where a build is stopped in it,
-TOKENS = 16_384  # unless together they may write more than this: a large teacher takes an hour for that on a processor
+# A chunk has so many prompts, or fewer where together they may write more than so many tokens. It is lost where a build is stopped in it,
+# and 64 long prompts are an hour for a large teacher on a processor.
+PROMPTS, TOKENS = 64, 16_384
 SURPLUS = 4  # prompts sent for each one whose questions are still missing, once the first round is over
 
 

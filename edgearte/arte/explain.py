@@ -8,7 +8,7 @@ from typing import Any
 
 from edgearte.answers import extract
 from edgearte.arte import labelled, prompts, whole
-from edgearte.arte.asking import VERSION, Settings, cost, options, room, told
+from edgearte.arte.asking import VERSION, Settings, cost, naive, options, room, told
 from edgearte.lm.base import LM, Completion, Prompt, Sampling, rendered, sharing
 from edgearte.records import Draft, Question, Rationale
 from edgearte.store import Store, seed_of
@@ -108,6 +108,13 @@ def rationale_calls(
     if settings.style == "chat" and items and all(told(task, settings, i["target"]) for i in items):
         stop = ("\n",)  # one line of why
     return asked, Sampling(room(settings, settings.rationale_tokens), temperature, settings.top_p, stop)
+
+
+def unanswered(settings: Settings, questions: Sequence[Question], *, bare: bool) -> list[dict[str, Any]]:
+    """Questions whose answers the teacher has to find, as items of `rationales`, or of `bare`."""
+    if bare:
+        return [{"input": q.input, "bare": True} for q in questions]
+    return [{"input": q.input, "target": "", "instruction": naive(settings)} for q in questions]
 
 
 def bare(teacher: LM, task: Task, settings: Settings, items: list[dict[str, Any]]) -> list[dict[str, Any]]:

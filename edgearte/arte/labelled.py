@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from edgearte.arte.prompts import named
+from edgearte.answers import named
 from edgearte.lm.base import LM
 from edgearte.records import Question
 from edgearte.task import Task

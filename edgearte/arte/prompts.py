@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from edgearte.answers import named
 from edgearte.lm.base import LM
 from edgearte.records import Question
 from edgearte.task import Task
@@ -164,11 +165,6 @@ def label_question(text: str) -> str:
 def label_answer(target: str) -> str:
     """As words: a name with underscores takes a model more tokens to read, and is no word that it knows."""
     return f" {named(target)}"
-
-
-def named(label: str) -> str:
-    """A label as words: `update_playlist` is read as "update playlist"."""
-    return label.replace("_", " ").strip() or label
 
 
 def completion_of(task: Task, question: Question) -> str:

@@ -37,11 +37,19 @@ def calibrated(rows: Sequence[Sequence[float]], groups: Sequence[Hashable]) -> l
     """
     if not rows:
         return []
-    usual = bias(rows, groups)
+    usual = _bias(rows, groups)
     return [_log_softmax([a - b for a, b in zip(row, usual, strict=True)]) for row in rows]
 
 
-def bias(rows: Sequence[Sequence[float]], groups: Sequence[Hashable]) -> list[float]:
+def likeliest(task: Task, rows: Sequence[Sequence[float]], usual: Sequence[Sequence[float]]) -> list[str]:
+    """The choice that is most probable in each row of a `table`, against how much the teacher likes it in the `usual` rows."""
+    if not rows:
+        return []
+    liked = _bias(usual, [""] * len(usual))
+    return [task.answer.choices[max(range(len(row)), key=lambda k: row[k] - liked[k])] for row in rows]
+
+
+def _bias(rows: Sequence[Sequence[float]], groups: Sequence[Hashable]) -> list[float]:
     """b(c) of `calibrated`: how much the teacher likes each choice, whatever the text. At least one row is needed."""
     apart: dict[Hashable, list[Sequence[float]]] = {}
     for row, group in zip(rows, groups, strict=True):

@@ -9,9 +9,10 @@ from typing import Any
 from edgearte.answers import extract, matches, spelled, valid_target
 from edgearte.arte import draft, prompts, tailor, vote
 from edgearte.arte.tailor import Teach
-from edgearte.lm.calls import Answer, Call, Purse, Recorded
+from edgearte.lm.base import Prompt, Sampling
+from edgearte.lm.calls import Answer, Purse, Recorded
 from edgearte.records import Annotation, Question
-from edgearte.store import Store, digest
+from edgearte.store import Store
 from edgearte.task import Task
 
 VERSION = 1
@@ -25,10 +26,8 @@ def annotate(
     """One call a question, in their order, as many as the purse pays for: with the naive prompt and no word of the answer; or for the
     `bare` answer, after the seeds. A question's own target, if it has one, stays unseen. With worked examples `shown`, as many lists as
     questions, the teacher is told besides that it was doubted and should take care. `number` says which of several teachers it is."""
-    items: list[dict[str, Any]] = [{"input": q.input, "target": "", "instruction": draft.naive(settings)} for q in questions]
+    items = draft.unanswered(settings, questions, bare=bare)
     ask, write = (draft.bare_calls, draft.bare) if bare else (draft.rationale_calls, draft.rationales)
-    if bare:
-        items = [{"input": q.input, "bare": True} for q in questions]
     for item, examples in zip(items, shown, strict=False):
         item["shown"] = [asdict(e) for e in examples]
         item["instruction"] = prompts.AGAIN if settings.style == "chat" else draft.naive(settings)
@@ -54,29 +53,17 @@ def named(
     probable after the seeds (`vote.table`), against how much it likes the labels in the `usual` texts; without any, in the questions
     themselves. A question counts as a call, of which nothing is written. The text is what the student is taught to say."""
     prefix = prompts.label_prefix(task)
-    calls = [_naming(teacher, f"{prefix}{prompts.label_question(q.input)}", task.answer.choices) for q in questions]
+    calls = [teacher.call(Prompt(prompts.label_question(q.input), prefix=prefix), Sampling(0)) for q in questions]
+    tokens = [call.most_read // prompts.CHARACTERS for call in calls]
     rows: list[list[float]] = []
     while count := purse.admit(calls[len(rows) :]):
         part = slice(len(rows), len(rows) + count)
         rows += vote.table(teacher, task, [q.input for q in questions[part]], store, label=label)
-        new = [call for call in calls[part] if purse.calls.answer(call.key) is None]
-        purse.calls.keep([(call, Answer("", call.most_read // prompts.CHARACTERS, 0, "stop")) for call in new])
-    if not rows:
-        return []
-    others = vote.table(teacher, task, usual, store, label=label) if usual else rows
-    liked = vote.bias(others, [""] * len(others))
-    found = []
-    for question, row, call in zip(questions, rows, calls, strict=False):
-        best = max(range(len(row)), key=lambda k: row[k] - liked[k])
-        text = tailor.unreasoned(task, task.answer.choices[best], teach)
-        found.append(annotation(task, question, text, call.most_read // prompts.CHARACTERS, number))
-    return found
-
-
-def _naming(teacher: Recorded, text: str, choices: Sequence[str]) -> Call:
-    """The call that reads all labels after a text."""
-    request = {"prompt": text, "choices": list(choices)}
-    return Call(digest("label", teacher.identity, request), teacher.identity, request, 1 + len(text.encode("utf-8", "surrogatepass")), 0)
+        made = zip(calls[part], tokens[part], strict=True)
+        purse.calls.keep([(c, Answer("", read, 0, "stop")) for c, read in made if purse.calls.answer(c.key) is None])
+    told = vote.likeliest(task, rows, vote.table(teacher, task, usual, store, label=label) if usual else rows)
+    texts = [tailor.unreasoned(task, answer, teach) for answer in told]
+    return [annotation(task, q, text, read, number) for q, text, read in zip(questions, texts, tokens, strict=False)]
 
 
 def annotation(task: Task, question: Question, text: str, tokens: int, number: int = 0) -> Annotation:

@@ -49,9 +49,7 @@ def test_what_the_recipe_asks_for_beside_the_loop_is_counted(stages: Callable[..
     plain = stages("align.judge=0")
     assert plain["vote"].calls == plain["judge: texts"].calls == plain["select"].calls == 0
     voted = stages("draft.vote=0.5")
-    assert (
-        voted["vote"].calls == voted["draft: questions"].calls * 2 + voted["tailor: questions"].calls * 2
-    )  # two questions a prompt
+    assert voted["vote"].calls == voted["draft: questions"].calls * 2 + voted["tailor: questions"].calls * 2  # two questions a prompt
     assert voted["draft: questions"].calls == 2 * plain["draft: questions"].calls
     selected = stages("select.factor=3")
     assert selected["select"].calls == 3 * 8 * 4
@@ -71,9 +69,7 @@ def test_both_ways_of_teaching_are_tried_where_development_decides(stages: Calla
 
 def test_where_no_rationale_is_taught_none_is_counted(stages: Callable[..., dict[str, Work]]) -> None:
     bare, reasoned = stages("train.teach=answer"), stages("train.teach=rationale")
-    assert (
-        bare["draft: rationales"].calls == bare["tailor: rationales"].calls == 0 < reasoned["tailor: rationales"].calls
-    )
+    assert bare["draft: rationales"].calls == bare["tailor: rationales"].calls == 0 < reasoned["tailor: rationales"].calls
     assert 0 < bare["prefer"].calls < reasoned["prefer"].calls  # a question each, in place of each of its rationales
     assert bare["align"].calls < reasoned["align"].calls
     assert stages("train.teach=answer", "align.question_pairs=0")["align"].calls == 0
